@@ -1,0 +1,13 @@
+# Cross-builds for 64-bit Arm on a Debian 12 machine; tests run under qemu. Needs:
+#   crossbuild-essential-arm64 qemu-user-static, then, after `dpkg --add-architecture arm64 && apt-get update`, the
+#   :arm64 flavours of the libraries that script/bootstrap lists.
+# GLMD_QEMU_CPU: max has dotprod and i8mm; cortex-a76 (like Jetson Orin) only dotprod; cortex-a72 neither.
+set(CMAKE_SYSTEM_NAME Linux)
+set(CMAKE_SYSTEM_PROCESSOR aarch64)
+set(CMAKE_C_COMPILER aarch64-linux-gnu-gcc)
+set(CMAKE_CXX_COMPILER aarch64-linux-gnu-g++)
+set(CMAKE_LIBRARY_ARCHITECTURE aarch64-linux-gnu)
+set(GLMD_QEMU_CPU max CACHE STRING "the processor that qemu plays in the tests")
+set(CMAKE_CROSSCOMPILING_EMULATOR "qemu-aarch64-static;-cpu;${GLMD_QEMU_CPU};-L;/usr/aarch64-linux-gnu")
+set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
+set(ENV{PKG_CONFIG_LIBDIR} /usr/lib/aarch64-linux-gnu/pkgconfig:/usr/share/pkgconfig)
