@@ -1,0 +1,524 @@
+// Peculiar: every statement names the owner (uid, tenant) and numbers come from the database, not from a clock. One public
+// method is one transaction. A sealed value is bound to its place (owner, session, sequence, role), so that a row that was
+// copied elsewhere in the file doesn't open. The numbers of the enums are stored: never reorder them.
+#include "storage/session_store.h"
+
+#include <fcntl.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <ctime>
+#include <iterator>
+#include <utility>
+
+#include "storage/internal/schema.h"
+#include "storage/internal/sqlite.h"
+
+namespace glmd {
+namespace {
+
+using sqlite::Blob;
+using sqlite::Database;
+using sqlite::OptionalText;
+using sqlite::Statement;
+using sqlite::Transaction;
+
+constexpr std::int64_t application_id = 0x474c4d64;  // "GLMd"
+constexpr const char* const* migrations[] = {&schema_v1};  // [n]: from version n to n + 1
+constexpr std::int64_t newest_version = std::size(migrations);
+constexpr std::int64_t checked_bytes = 64 << 20;  // larger files aren't read in full at start
+constexpr int preview_characters = 80;
+
+constexpr char sealed_v1 = 1;
+
+class IdentitySeal final : public Seal {
+public:
+    std::string seal(std::string_view plain, std::string_view) const override { return std::string(plain); }
+    std::string open(std::string_view sealed, std::string_view) const override { return std::string(sealed); }
+};
+
+/// One line of the first characters, never half a character.
+std::string preview_of(std::string_view content) {
+    std::string preview;
+    int characters = 0;
+    for (const char c : content) {
+        if ((static_cast<unsigned char>(c) & 0xc0) != 0x80 && ++characters > preview_characters) break;
+        preview += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
+    }
+    return preview;
+}
+
+/// SQLite would create the file with the umask's mode. Never opens an existing one: closing it drops SQLite's locks.
+void make_private(const std::string& path) {
+    const int file = ::open(path.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+    if (file >= 0) {
+        ::close(file);
+        return;
+    }
+    struct stat status{};
+    if (errno == EEXIST && ::stat(path.c_str(), &status) == 0 && (status.st_mode & 077) != 0) {
+        for (const char* suffix : {"", "-wal", "-shm"}) (void)!::chmod((path + suffix).c_str(), 0600);
+    }
+    // Whatever else is wrong, SQLite says.
+}
+
+/// Where a sealed value belongs.
+struct Place {
+    const Identity& who;
+    std::string_view session;
+    std::int64_t sequence;
+    std::string_view role;
+};
+
+#define ITEM_COLUMNS "id, role, content, status, sequence, created_at, response_id, conversation_id"
+#define OWNED "uid = ?1 AND tenant = ?2"
+
+class SqliteStore final : public SessionStore {
+public:
+    SqliteStore(const StoreOptions& options, std::unique_ptr<Seal> seal)
+        : options_(options), seal_(seal ? std::move(seal) : std::make_unique<IdentitySeal>()), db_(options.path) {
+        prepare();
+        migrate();
+        Transaction transaction(db_);
+        db_.run("UPDATE response SET status = ?1, incomplete_reason = 'interrupted' WHERE status = 0",
+                static_cast<int>(ResponseStatus::incomplete));
+        db_.run("UPDATE item SET status = ?1 WHERE status = 0", static_cast<int>(ItemStatus::incomplete));
+        transaction.commit();
+    }
+
+    Conversation create_conversation(const Identity& who, std::string metadata) override {
+        Conversation made;
+        made.id = new_id("conv_");
+        made.created_at = made.updated_at = now();
+        made.metadata = std::move(metadata);
+        Transaction transaction(db_);
+        db_.run("INSERT INTO conversation (uid, tenant, id, created_at, updated_at, touched, metadata) "
+                "VALUES (?1, ?2, ?3, ?4, ?4, (SELECT coalesce(max(touched), 0) + 1 FROM conversation WHERE " OWNED "), ?5)",
+                who.uid, who.tenant, made.id, made.created_at, Blob{seal(made.metadata, {who, made.id, 0, "metadata"})});
+        check_quota(who, true);
+        transaction.commit();
+        return made;
+    }
+
+    std::optional<Conversation> conversation(const Identity& who, std::string_view id) override {
+        auto query = db_.query("SELECT id, created_at, updated_at, metadata FROM conversation WHERE " OWNED " AND id = ?3",
+                               who.uid, who.tenant, id);
+        if (!query.step()) return std::nullopt;
+        return read_conversation(who, query);
+    }
+
+    std::vector<Conversation> conversations(const Identity& who, int limit, std::string_view after) override {
+        std::vector<Conversation> page;
+        auto query = db_.query(
+            "SELECT id, created_at, updated_at, metadata FROM conversation WHERE " OWNED " AND (?3 IS NULL OR touched < "
+            "(SELECT touched FROM conversation WHERE " OWNED " AND id = ?3)) ORDER BY touched DESC LIMIT ?4",
+            who.uid, who.tenant, OptionalText{after}, limit);
+        while (query.step()) page.push_back(read_conversation(who, query));
+        return page;
+    }
+
+    bool set_metadata(const Identity& who, std::string_view conversation, std::string metadata) override {
+        Transaction transaction(db_);
+        if (!touch(who, conversation, 0)) return false;
+        db_.run("UPDATE conversation SET metadata = ?4 WHERE " OWNED " AND id = ?3", who.uid, who.tenant, conversation,
+                Blob{seal(metadata, {who, conversation, 0, "metadata"})});
+        check_quota(who, false);
+        transaction.commit();
+        return true;
+    }
+
+    bool remove_conversation(const Identity& who, std::string_view id) override {
+        return removed(db_.run("DELETE FROM conversation WHERE " OWNED " AND id = ?3", who.uid, who.tenant, id));
+    }
+
+    std::optional<std::vector<Item>> append_items(const Identity& who, std::string_view conversation,
+                                                  std::vector<Item> items) override {
+        Transaction transaction(db_);
+        auto sequence = touch(who, conversation, static_cast<std::int64_t>(items.size()));
+        if (!sequence) return std::nullopt;
+        for (auto& item : items) {
+            item.response_id.clear();
+            insert(who, conversation, item, (*sequence)++, false);
+        }
+        check_quota(who, false);
+        transaction.commit();
+        return items;
+    }
+
+    std::optional<std::vector<Item>> items(const Identity& who, std::string_view conversation, int limit,
+                                           std::string_view after, bool descending) override {
+        if (!exists(who, conversation)) return std::nullopt;
+        static constexpr std::string_view oldest_first =
+            "SELECT " ITEM_COLUMNS " FROM item WHERE " OWNED " AND conversation_id = ?3 AND (?4 IS NULL OR sequence > "
+            "(SELECT sequence FROM item WHERE " OWNED " AND conversation_id = ?3 AND id = ?4)) ORDER BY sequence LIMIT ?5";
+        static constexpr std::string_view newest_first =
+            "SELECT " ITEM_COLUMNS " FROM item WHERE " OWNED " AND conversation_id = ?3 AND (?4 IS NULL OR sequence < "
+            "(SELECT sequence FROM item WHERE " OWNED " AND conversation_id = ?3 AND id = ?4)) ORDER BY sequence DESC LIMIT ?5";
+        auto query = db_.query(descending ? newest_first : oldest_first, who.uid, who.tenant, conversation, OptionalText{after},
+                               limit);
+        return read_items(who, query);
+    }
+
+    std::optional<Item> item(const Identity& who, std::string_view conversation, std::string_view item) override {
+        auto query = db_.query("SELECT " ITEM_COLUMNS " FROM item WHERE " OWNED " AND conversation_id = ?3 AND id = ?4", who.uid,
+                               who.tenant, conversation, item);
+        if (!query.step()) return std::nullopt;
+        return read_item(who, query);
+    }
+
+    bool remove_item(const Identity& who, std::string_view conversation, std::string_view item) override {
+        Transaction transaction(db_);
+        const auto changed = db_.run("DELETE FROM item WHERE " OWNED " AND conversation_id = ?3 AND id = ?4", who.uid, who.tenant,
+                                     conversation, item);
+        if (changed) touch(who, conversation, 0);
+        transaction.commit();
+        return removed(changed);
+    }
+
+    std::optional<Response> begin_response(const Identity& who, Response response) override {
+        Transaction transaction(db_);
+        const bool in_conversation = !response.conversation_id.empty();
+        std::int64_t sequence = 1;
+        if (in_conversation) {
+            const auto first = touch(who, response.conversation_id, static_cast<std::int64_t>(response.input.size()) + 1);
+            if (!first) return std::nullopt;
+            sequence = *first;
+        }
+        if (!response.previous_response_id.empty() && !has_response(who, response.previous_response_id)) return std::nullopt;
+
+        if (response.id.empty()) response.id = new_id("resp_");
+        response.created_at = now();
+        response.status = ResponseStatus::in_progress;
+        response.incomplete_reason.clear();
+        response.input_tokens = response.output_tokens = 0;
+        db_.run("INSERT INTO response (uid, tenant, id, conversation_id, previous_response_id, model, instructions, metadata, "
+                "status, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                who.uid, who.tenant, response.id, OptionalText{response.conversation_id},
+                OptionalText{response.previous_response_id}, response.model,
+                Blob{seal(response.instructions, {who, response.id, 0, "instructions"})},
+                Blob{seal(response.metadata, {who, response.id, 0, "metadata"})}, static_cast<int>(response.status),
+                response.created_at);
+        for (auto& item : response.input) {
+            item.response_id = response.id;
+            insert(who, response.conversation_id, item, sequence++, false);
+        }
+        response.output.role = "assistant";
+        response.output.status = ItemStatus::in_progress;
+        response.output.response_id = response.id;
+        insert(who, response.conversation_id, response.output, sequence, true);
+        check_quota(who, !in_conversation && response.previous_response_id.empty());
+        transaction.commit();
+        return response;
+    }
+
+    void checkpoint(const Identity& who, const Response& response) override {
+        Transaction transaction(db_);
+        if (!is_open(who, response.id)) return;
+        write_output(who, response, ItemStatus::in_progress);
+        transaction.commit();
+    }
+
+    /// The first final state stays: a second call (a retry, a cancel that came late) changes nothing.
+    void finish_response(const Identity& who, const Response& response) override {
+        Transaction transaction(db_);
+        const auto changed = db_.run(
+            "UPDATE response SET status = ?4, incomplete_reason = ?5, input_tokens = ?6, output_tokens = ?7 "
+            "WHERE " OWNED " AND id = ?3 AND (status = 0 OR incomplete_reason = 'interrupted')",
+            who.uid, who.tenant, response.id, static_cast<int>(response.status), response.incomplete_reason,
+            response.input_tokens, response.output_tokens);
+        if (changed == 0) return;
+        write_output(who, response,
+                     response.status == ResponseStatus::completed     ? ItemStatus::completed
+                     : response.status == ResponseStatus::in_progress ? ItemStatus::in_progress
+                                                                      : ItemStatus::incomplete);
+        std::string conversation;
+        {
+            auto query = db_.query("SELECT conversation_id FROM response WHERE " OWNED " AND id = ?3", who.uid, who.tenant,
+                                   response.id);
+            if (query.step()) conversation = query.text(0);
+        }
+        if (!conversation.empty()) touch(who, conversation, 0);
+        transaction.commit();
+    }
+
+    std::optional<Response> response(const Identity& who, std::string_view id) override {
+        Response found;
+        {
+            auto query = db_.query(
+                "SELECT id, conversation_id, previous_response_id, model, instructions, metadata, status, incomplete_reason, "
+                "created_at, input_tokens, output_tokens FROM response WHERE " OWNED " AND id = ?3",
+                who.uid, who.tenant, id);
+            if (!query.step()) return std::nullopt;
+            found.id = query.text(0);
+            found.conversation_id = query.text(1);
+            found.previous_response_id = query.text(2);
+            found.model = query.text(3);
+            found.instructions = open(query.blob(4), {who, found.id, 0, "instructions"});
+            found.metadata = open(query.blob(5), {who, found.id, 0, "metadata"});
+            found.status = static_cast<ResponseStatus>(query.integer(6));
+            found.incomplete_reason = query.text(7);
+            found.created_at = query.integer(8);
+            found.input_tokens = static_cast<int>(query.integer(9));
+            found.output_tokens = static_cast<int>(query.integer(10));
+        }
+        auto query = db_.query("SELECT " ITEM_COLUMNS ", output FROM item WHERE " OWNED " AND response_id = ?3 ORDER BY sequence",
+                               who.uid, who.tenant, id);
+        while (query.step()) {
+            if (query.integer(8)) found.output = read_item(who, query);
+            else found.input.push_back(read_item(who, query));
+        }
+        return found;
+    }
+
+    /// A conversation keeps its items: they are the conversation's, the response only made them.
+    bool remove_response(const Identity& who, std::string_view id) override {
+        Transaction transaction(db_);
+        db_.run("UPDATE item SET response_id = NULL, output = 0, status = CASE status WHEN 0 THEN 2 ELSE status END "
+                "WHERE " OWNED " AND response_id = ?3 AND conversation_id IS NOT NULL",
+                who.uid, who.tenant, id);
+        const auto changed = db_.run("DELETE FROM response WHERE " OWNED " AND id = ?3", who.uid, who.tenant, id);
+        transaction.commit();
+        return removed(changed);
+    }
+
+    /// nullopt also where a response in the middle was removed: an answer from half the context would mislead.
+    std::optional<std::vector<Item>> chain(const Identity& who, std::string_view response_id) override {
+        std::vector<std::string> links;  // newest first
+        {
+            auto query = db_.query(
+                "WITH RECURSIVE link (id, previous, depth) AS ("
+                "SELECT id, previous_response_id, 0 FROM response WHERE " OWNED " AND id = ?3 "
+                "UNION ALL SELECT response.id, response.previous_response_id, depth + 1 FROM link JOIN response "
+                "ON " OWNED " AND response.id = link.previous) SELECT id, previous FROM link ORDER BY depth",
+                who.uid, who.tenant, response_id);
+            std::string previous(response_id);
+            while (query.step()) {
+                links.push_back(query.text(0));
+                previous = query.text(1);
+            }
+            if (!previous.empty()) return std::nullopt;
+        }
+        std::vector<Item> messages;
+        for (auto link = links.rbegin(); link != links.rend(); ++link) {
+            auto query = db_.query("SELECT " ITEM_COLUMNS " FROM item WHERE " OWNED " AND response_id = ?3 ORDER BY sequence",
+                                   who.uid, who.tenant, *link);
+            while (query.step()) messages.push_back(read_item(who, query));
+        }
+        return messages;
+    }
+
+    Counts counts() override {
+        return {db_.integer("SELECT count(*) FROM conversation"), db_.integer("SELECT count(*) FROM response"),
+                db_.integer("SELECT coalesce(sum(bytes), 0) FROM usage")};
+    }
+
+private:
+    static std::int64_t now() { return static_cast<std::int64_t>(std::time(nullptr)); }
+
+    // ---- start
+
+    void prepare() {
+        const std::string subject = "the session database " + options_.path;
+        // Everything that can refuse comes before the first write.
+        const auto application = db_.integer("PRAGMA application_id");
+        const auto version = db_.integer("PRAGMA user_version");
+        if (application != application_id &&
+            (application != 0 || db_.integer("SELECT count(*) FROM sqlite_schema") != 0)) {
+            throw StorageError(subject + " belongs to another program: give the daemon a path of its own");
+        }
+        if (version > newest_version) {
+            throw StorageError(subject + " has format version " + std::to_string(version) + ", but this program knows only up to " +
+                               std::to_string(newest_version) + ": install the newer program again");
+        }
+        if (db_.read_only()) throw StorageError(subject + " is read-only: check who owns the file and its folder");
+
+        db_.script("PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON; PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = OFF");
+        {
+            auto query = db_.query("PRAGMA journal_mode = WAL");
+            const bool wal = query.step() && (query.text(0) == "wal" || options_.path == ":memory:");
+            if (!wal) throw StorageError(subject + " can't use write-ahead logging: put it on a local file system");
+        }
+        db_.script("PRAGMA synchronous = FULL; PRAGMA journal_size_limit = 16777216");
+
+        if (db_.integer("PRAGMA page_count") * db_.integer("PRAGMA page_size") <= checked_bytes) {
+            auto query = db_.query("PRAGMA quick_check(1)");
+            if (query.step() && query.text(0) != "ok") db_.fail(SQLITE_CORRUPT);
+        }
+    }
+
+    void migrate() {
+        for (auto version = db_.integer("PRAGMA user_version"); version < newest_version; ++version) {
+            Transaction transaction(db_);
+            db_.script(*migrations[version]);
+            db_.script(("PRAGMA application_id = " + std::to_string(application_id) +
+                        "; PRAGMA user_version = " + std::to_string(version + 1))
+                           .c_str());
+            transaction.commit();
+        }
+    }
+
+    // ---- sealing
+
+    static std::string associated(const Place& place) {
+        std::string text = std::to_string(place.who.uid);
+        text.append("|").append(place.who.tenant).append("|").append(place.session).append("|");
+        return text.append(std::to_string(place.sequence)).append("|").append(place.role);
+    }
+
+    std::string seal(std::string_view plain, const Place& place) const {
+        return std::string(1, sealed_v1) + seal_->seal(plain, associated(place));
+    }
+
+    std::string open(std::string_view sealed, const Place& place) const {
+        if (sealed.empty() || sealed.front() != sealed_v1) {
+            throw StorageError("the session database " + options_.path + " holds a text in a format that this program can't read");
+        }
+        return seal_->open(sealed.substr(1), associated(place));
+    }
+
+    // ---- rows
+
+    Item read_item(const Identity& who, const Statement& query) const {
+        Item item;
+        item.id = query.text(0);
+        item.role = query.text(1);
+        item.status = static_cast<ItemStatus>(query.integer(3));
+        item.sequence = query.integer(4);
+        item.created_at = query.integer(5);
+        item.response_id = query.text(6);
+        const auto conversation = query.text(7);
+        item.content = open(query.blob(2), {who, conversation.empty() ? item.response_id : conversation, item.sequence, item.role});
+        return item;
+    }
+
+    std::vector<Item> read_items(const Identity& who, Statement& query) const {
+        std::vector<Item> items;
+        while (query.step()) items.push_back(read_item(who, query));
+        return items;
+    }
+
+    Conversation read_conversation(const Identity& who, const Statement& row) {
+        Conversation found;
+        found.id = row.text(0);
+        found.created_at = row.integer(1);
+        found.updated_at = row.integer(2);
+        found.metadata = open(row.blob(3), {who, found.id, 0, "metadata"});
+        {
+            auto query = db_.query("SELECT count(*) FROM item WHERE " OWNED " AND conversation_id = ?3", who.uid, who.tenant,
+                                   found.id);
+            if (query.step()) found.items = query.integer(0);
+        }
+        auto query = db_.query("SELECT " ITEM_COLUMNS " FROM item WHERE " OWNED
+                               " AND conversation_id = ?3 AND role = 'user' ORDER BY sequence LIMIT 1",
+                               who.uid, who.tenant, found.id);
+        if (query.step()) found.preview = preview_of(read_item(who, query).content);
+        return found;
+    }
+
+    void insert(const Identity& who, std::string_view conversation, Item& item, std::int64_t sequence, bool output) {
+        if (item.id.empty()) item.id = new_id("msg_");
+        item.sequence = sequence;
+        item.created_at = now();
+        const std::string_view session = conversation.empty() ? std::string_view(item.response_id) : conversation;
+        db_.run("INSERT INTO item (uid, tenant, id, conversation_id, response_id, output, sequence, role, status, created_at, "
+                "content) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                who.uid, who.tenant, item.id, OptionalText{conversation}, OptionalText{item.response_id}, output, sequence,
+                item.role, static_cast<int>(item.status), item.created_at,
+                Blob{seal(item.content, {who, session, sequence, item.role})});
+    }
+
+    void write_output(const Identity& who, const Response& response, ItemStatus status) {
+        Item item;
+        std::string session;
+        {
+            auto query = db_.query("SELECT id, sequence, role, coalesce(conversation_id, response_id) FROM item WHERE " OWNED
+                                   " AND response_id = ?3 AND output = 1",
+                                   who.uid, who.tenant, response.id);
+            if (!query.step()) return;  // the user removed the item meanwhile
+            item.id = query.text(0);
+            item.sequence = query.integer(1);
+            item.role = query.text(2);
+            session = query.text(3);
+        }
+        db_.run("UPDATE item SET content = ?4, status = ?5 WHERE " OWNED " AND id = ?3", who.uid, who.tenant, item.id,
+                Blob{seal(response.output.content, {who, session, item.sequence, item.role})}, static_cast<int>(status));
+    }
+
+    // ---- checks
+
+    /// Makes the conversation the newest and reserves sequence numbers; the first of them, or nullopt: no such conversation.
+    std::optional<std::int64_t> touch(const Identity& who, std::string_view conversation, std::int64_t reserve) {
+        auto query = db_.query(
+            "UPDATE conversation SET updated_at = ?4, next_sequence = next_sequence + ?5, "
+            "touched = (SELECT max(touched) + 1 FROM conversation WHERE " OWNED ") "
+            "WHERE " OWNED " AND id = ?3 RETURNING next_sequence",
+            who.uid, who.tenant, conversation, now(), reserve);
+        if (!query.step()) return std::nullopt;
+        return query.integer(0) - reserve;
+    }
+
+    bool exists(const Identity& who, std::string_view conversation) {
+        return db_.query("SELECT 1 FROM conversation WHERE " OWNED " AND id = ?3", who.uid, who.tenant, conversation).step();
+    }
+
+    bool has_response(const Identity& who, std::string_view id) {
+        return db_.query("SELECT 1 FROM response WHERE " OWNED " AND id = ?3", who.uid, who.tenant, id).step();
+    }
+
+    bool is_open(const Identity& who, std::string_view id) {
+        return db_.query("SELECT 1 FROM response WHERE " OWNED " AND id = ?3 AND status = 0", who.uid, who.tenant, id).step();
+    }
+
+    /// After the rows are in, before the commit: what throws here is rolled back.
+    void check_quota(const Identity& who, bool new_session) {
+        auto query = db_.query("SELECT sessions, bytes FROM usage WHERE " OWNED, who.uid, who.tenant);
+        if (!query.step()) return;
+        if (new_session && query.integer(0) > options_.max_sessions_per_identity) {
+            throw QuotaExceeded("the limit of " + std::to_string(options_.max_sessions_per_identity) +
+                                " sessions is reached: remove some first");
+        }
+        if (query.integer(1) > options_.max_bytes_per_identity) {
+            throw QuotaExceeded("the limit of " + std::to_string(options_.max_bytes_per_identity) +
+                                " stored bytes is reached: remove some sessions first");
+        }
+    }
+
+    /// What was removed must not survive in the log either.
+    bool removed(std::int64_t rows) {
+        if (rows > 0) db_.truncate_wal();
+        return rows > 0;
+    }
+
+    StoreOptions options_;
+    std::unique_ptr<Seal> seal_;
+    Database db_;
+};
+
+#undef ITEM_COLUMNS
+#undef OWNED
+
+}  // namespace
+
+std::unique_ptr<SessionStore> SessionStore::open(const StoreOptions& options, std::unique_ptr<Seal> seal) {
+    if (options.path != ":memory:") make_private(options.path);
+    return std::make_unique<SqliteStore>(options, std::move(seal));
+}
+
+std::string new_id(std::string_view prefix) {
+    unsigned char bytes[24];
+    for (std::size_t filled = 0; filled < sizeof bytes;) {
+        const auto got = ::getrandom(bytes + filled, sizeof bytes - filled, 0);
+        if (got > 0) filled += static_cast<std::size_t>(got);
+        else if (errno != EINTR) throw StorageError("the system gives no random numbers");
+    }
+    std::string id(prefix);
+    for (const unsigned char byte : bytes) {
+        id += "0123456789abcdef"[byte >> 4];
+        id += "0123456789abcdef"[byte & 15];
+    }
+    return id;
+}
+
+}  // namespace glmd

@@ -1,0 +1,125 @@
+#pragma once
+// Sessions (conversations), their items and responses, in one SQLite database: WAL, synchronous=FULL.
+// Every query carries the identity: another's session doesn't exist. Content goes through Seal (identity for now).
+// Not thread-safe: the daemon calls it on its storage thread only. A method that returns has committed.
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace glmd {
+
+struct StorageError : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+/// Who asks: the peer's uid and the name of the socket that it came through (empty for the main one).
+struct Identity {
+    std::uint32_t uid = 0;
+    std::string tenant;
+    auto operator<=>(const Identity&) const = default;
+};
+
+/// How content is written into a row. Sealing changes bytes only; the store adds a format version in front.
+class Seal {
+public:
+    virtual ~Seal() = default;
+    virtual std::string seal(std::string_view plain, std::string_view associated) const = 0;
+    virtual std::string open(std::string_view sealed, std::string_view associated) const = 0;
+};
+
+enum class ItemStatus : std::uint8_t { in_progress, completed, incomplete };
+
+struct Item {
+    std::string id;        // msg_…
+    std::string role;      // system, user, assistant
+    std::string content;
+    ItemStatus status = ItemStatus::completed;
+    std::int64_t sequence = 0;    // order within the conversation
+    std::int64_t created_at = 0;  // Unix seconds, for display only
+    std::string response_id;      // the response that made it, or empty
+};
+
+struct Conversation {
+    std::string id;        // conv_…
+    std::int64_t created_at = 0, updated_at = 0;
+    std::string metadata = "{}";  // JSON object
+    std::int64_t items = 0;
+    std::string preview;   // start of the first user item
+};
+
+enum class ResponseStatus : std::uint8_t { in_progress, completed, incomplete, failed, cancelled };
+
+struct Response {
+    std::string id;        // resp_…
+    std::string conversation_id;          // empty: none (chained by previous_response_id)
+    std::string previous_response_id;
+    std::string model;
+    std::string instructions;
+    std::string metadata = "{}";
+    ResponseStatus status = ResponseStatus::in_progress;
+    std::string incomplete_reason;        // max_output_tokens, interrupted, cancelled, error …
+    std::int64_t created_at = 0;
+    int input_tokens = 0, output_tokens = 0;
+    std::vector<Item> input;              // items this response added
+    Item output;                          // the assistant's answer
+};
+
+struct StoreOptions {
+    std::string path;                     // database file; ":memory:" for tests
+    std::int64_t max_sessions_per_identity = 10000;
+    std::int64_t max_bytes_per_identity = std::int64_t(1) << 30;
+};
+
+/// A quota is reached: StorageError's own kind, so that the daemon can answer 429.
+struct QuotaExceeded : StorageError {
+    using StorageError::StorageError;
+};
+
+class SessionStore {
+public:
+    /// Opens, migrates to the newest user_version, marks rows left open as incomplete. Throws StorageError.
+    static std::unique_ptr<SessionStore> open(const StoreOptions& options, std::unique_ptr<Seal> seal = nullptr);
+    virtual ~SessionStore() = default;
+
+    virtual Conversation create_conversation(const Identity&, std::string metadata) = 0;
+    virtual std::optional<Conversation> conversation(const Identity&, std::string_view id) = 0;
+    /// Newest first; `after` is the last id of the page before.
+    virtual std::vector<Conversation> conversations(const Identity&, int limit, std::string_view after) = 0;
+    virtual bool set_metadata(const Identity&, std::string_view conversation, std::string metadata) = 0;
+    virtual bool remove_conversation(const Identity&, std::string_view id) = 0;
+
+    /// Ids, sequence and created_at are filled in. nullopt: no such conversation.
+    virtual std::optional<std::vector<Item>> append_items(const Identity&, std::string_view conversation,
+                                                          std::vector<Item> items) = 0;
+    /// Oldest first, `after` exclusive; limit < 0: all.
+    virtual std::optional<std::vector<Item>> items(const Identity&, std::string_view conversation, int limit,
+                                                   std::string_view after, bool descending) = 0;
+    virtual std::optional<Item> item(const Identity&, std::string_view conversation, std::string_view item) = 0;
+    virtual bool remove_item(const Identity&, std::string_view conversation, std::string_view item) = 0;
+
+    /// Commits the input items and an in_progress answer in one transaction; returns it with ids filled in.
+    /// nullopt: the conversation or the previous response doesn't exist.
+    virtual std::optional<Response> begin_response(const Identity&, Response response) = 0;
+    /// The growing answer so far.
+    virtual void checkpoint(const Identity&, const Response& response) = 0;
+    /// Final text, status and usage.
+    virtual void finish_response(const Identity&, const Response& response) = 0;
+    virtual std::optional<Response> response(const Identity&, std::string_view id) = 0;
+    virtual bool remove_response(const Identity&, std::string_view id) = 0;
+    /// The messages before and including a response, oldest first, following previous_response_id.
+    virtual std::optional<std::vector<Item>> chain(const Identity&, std::string_view response_id) = 0;
+
+    struct Counts {
+        std::int64_t conversations = 0, responses = 0, bytes = 0;
+    };
+    virtual Counts counts() = 0;
+};
+
+/// "conv_" + 48 random hex digits.
+std::string new_id(std::string_view prefix);
+
+}  // namespace glmd
