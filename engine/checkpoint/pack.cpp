@@ -1,0 +1,463 @@
+// The packed file's writer (which runs in the child), its reader (which runs in the daemon), and the child itself.
+#include "engine/checkpoint/pack.h"
+
+#include <fcntl.h>
+#include <linux/landlock.h>
+#include <poll.h>
+#include <spawn.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cinttypes>
+#include <climits>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+
+#include "engine/checkpoint/gguf_writer.h"
+#include "engine/models/model.h"
+
+extern char** environ;
+
+namespace glmd {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr char magic[8] = {'G', 'L', 'M', 'D', 'P', 'A', 'C', 'K'};
+constexpr std::uint32_t pack_version = 1;
+constexpr std::size_t page = 4096;
+
+struct Header {
+    char magic[8];
+    std::uint32_t version;
+    std::uint32_t entries;
+    std::uint64_t directory_offset, directory_bytes, directory_hash, file_bytes;
+};
+
+struct Record {  // followed by nothing: names are cut at 119 characters by the writer's check
+    char name[120];
+    std::uint8_t vector, format, zero[6];
+    std::int64_t rows, cols;
+    std::uint64_t offset, bytes;
+};
+
+std::uint64_t fnv1a(const void* data, std::size_t size, std::uint64_t h = 1469598103934665603ull) {
+    for (std::size_t i = 0; i < size; ++i) h = (h ^ static_cast<const unsigned char*>(data)[i]) * 1099511628211ull;
+    return h;
+}
+
+std::string errno_sentence(const std::string& what) {
+    const int e = errno;
+    if (e == ENOSPC) return what + ": the disk is full";
+    return what + ": " + std::strerror(e);
+}
+
+class OutputFile {
+public:
+    explicit OutputFile(const std::string& final_path) : final_(final_path), temporary_(final_path + ".part") {
+        fd_ = ::open(temporary_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+        if (fd_ < 0) throw ModelError(errno_sentence("cannot write the packed weights to " + temporary_));
+    }
+    ~OutputFile() {
+        if (fd_ >= 0) {
+            ::close(fd_);
+            ::unlink(temporary_.c_str());
+        }
+    }
+    void write_at(std::uint64_t offset, const void* data, std::size_t size) {
+        const char* p = static_cast<const char*>(data);
+        while (size > 0) {
+            const ssize_t n = ::pwrite(fd_, p, size, static_cast<off_t>(offset));
+            if (n < 0 && errno == EINTR) continue;
+            if (n < 0) throw ModelError(errno_sentence("cannot write the packed weights"));
+            p += n, offset += n, size -= n;
+        }
+    }
+    void finish() {
+        if (::fsync(fd_) != 0 || ::rename(temporary_.c_str(), final_.c_str()) != 0)
+            throw ModelError(errno_sentence("cannot write the packed weights"));
+        ::close(fd_);
+        fd_ = -1;
+    }
+
+private:
+    std::string final_, temporary_;
+    int fd_ = -1;
+};
+
+/// The tensors of one recipe that can share a matrix: all of one type and width, or each on its own.
+std::vector<std::vector<const GgufTensor*>> group(const Gguf& file, const PackRecipe& recipe) {
+    std::vector<const GgufTensor*> sources;
+    bool alike = true;
+    for (const std::string& name : recipe.sources) {
+        sources.push_back(&file.tensor(name));
+        alike = alike && sources.back()->type == sources[0]->type;
+        if (!recipe.vector && sources.back()->cols() != sources[0]->cols())
+            throw ModelError("tensor " + name + " has another width than " + recipe.sources[0]);
+    }
+    if (alike || recipe.vector) return {sources};
+    std::vector<std::vector<const GgufTensor*>> apart;
+    for (const GgufTensor* t : sources) apart.push_back({t});
+    return apart;
+}
+
+std::vector<std::byte> pack_vector(const std::vector<const GgufTensor*>& sources) {
+    std::vector<std::byte> out;
+    for (const GgufTensor* t : sources) {
+        std::vector<float> row(t->elements());
+        dequantize_row(t->type, t->data.data(), row);
+        const std::byte* p = reinterpret_cast<const std::byte*>(row.data());
+        out.insert(out.end(), p, p + row.size() * sizeof(float));
+    }
+    return out;
+}
+
+std::vector<std::byte> pack_matrix(const Backend& backend, const std::vector<const GgufTensor*>& sources, std::int64_t rows) {
+    const DType type = sources[0]->type;
+    const std::int64_t cols = sources[0]->cols();
+    std::vector<std::byte> out(backend.packed_bytes(backend.pack_format(type), rows, cols));
+    if (sources.size() == 1) {
+        backend.pack(type, sources[0]->data.data(), rows, cols, out);
+        return out;
+    }
+    std::vector<std::byte> stacked;
+    for (const GgufTensor* t : sources) stacked.insert(stacked.end(), t->data.begin(), t->data.end());
+    backend.pack(type, stacked.data(), rows, cols, out);
+    return out;
+}
+
+void copy_metadata(const Gguf& file, const std::string& path) {
+    GgufWriter writer(path);
+    std::int64_t parameters = 0;
+    std::map<std::string, int> types;
+    for (const GgufTensor& t : file.tensors()) {
+        parameters += t.elements();
+        if (t.shape.size() > 1) ++types[traits(t.type).name];
+    }
+    std::string common;
+    for (const auto& [name, count] : types)
+        if (common.empty() || count > types[common]) common = name;
+    writer.add_u64("glmd.source.parameters", parameters);
+    writer.add_string("glmd.source.type", common);
+    for (const auto& [key, value] : file.values()) {
+        if (key == "glmd.source.parameters" || key == "glmd.source.type") continue;
+        if (file.has_bytes(key)) {
+            writer.add_bytes(key, file.bytes(key));
+            continue;
+        }
+        // Numbers keep their value; those that only other programs could care about (negative integers) are left out.
+        if (const auto* v = std::get_if<bool>(&value)) writer.add_bool(key, *v);
+        else if (const auto* v = std::get_if<std::int64_t>(&value)) { if (*v >= 0) writer.add_u64(key, *v); }
+        else if (const auto* v = std::get_if<std::uint64_t>(&value)) writer.add_u64(key, *v);
+        else if (const auto* v = std::get_if<double>(&value)) writer.add_f32(key, static_cast<float>(*v));
+        else if (const auto* v = std::get_if<std::string_view>(&value)) writer.add_string(key, *v);
+        else if (const auto* v = std::get_if<std::vector<std::int64_t>>(&value))
+            writer.add_i32s(key, std::vector<std::int32_t>(v->begin(), v->end()));
+        else if (const auto* v = std::get_if<std::vector<double>>(&value))
+            writer.add_f32s(key, std::vector<float>(v->begin(), v->end()));
+        else if (const auto* v = std::get_if<Gguf::Strings>(&value))
+            writer.add_strings(key, std::vector<std::string>(v->begin(), v->end()));
+    }
+    writer.write_header();
+    writer.finish();
+}
+
+}  // namespace
+
+PackedPaths packed_paths(const std::string& gguf_path, const std::string& cache_directory, const Backend& backend) {
+    std::error_code error;
+    const fs::path source = fs::canonical(gguf_path, error);
+    if (error) throw ModelError("cannot open the model " + gguf_path + ": " + error.message());
+    struct stat st {};
+    if (::stat(source.c_str(), &st) != 0) throw ModelError(errno_sentence("cannot open the model " + gguf_path));
+    const std::string identity = source.string() + '\0' + std::to_string(st.st_size) + '\0' +
+                                 std::to_string(st.st_mtim.tv_sec) + '.' + std::to_string(st.st_mtim.tv_nsec) + '\0' +
+                                 backend.pack_id() + '\0' + std::to_string(pack_version);
+    char hex[24];
+    std::snprintf(hex, sizeof hex, "%016" PRIx64, fnv1a(identity.data(), identity.size()));
+    const std::string stem = cache_directory + "/" + source.stem().string().substr(0, 80) + "-" + hex;
+    return {stem + ".meta.gguf", stem + ".pack"};
+}
+
+void pack_model(const std::string& gguf_path, const PackedPaths& paths, const Backend& backend, const PackProgress& progress) {
+    const Gguf file(gguf_path);
+    const std::string architecture = file.string("general.architecture");
+    const ModelFamily* family = find_family(architecture);
+    if (!family)
+        throw ModelError("the model's architecture is \"" + architecture + "\"; glmd runs " + known_architectures());
+    family->config(file);  // throws when the hyper-parameters are nonsense
+    const std::vector<PackRecipe> recipes = family->recipes(file);
+
+    std::size_t total = 0, done = 0;
+    for (const PackRecipe& r : recipes)
+        for (const std::string& s : r.sources) total += file.tensor(s).data.size();
+
+    OutputFile out(paths.weights);
+    std::vector<Record> directory;
+    std::uint64_t offset = page;
+    for (const PackRecipe& recipe : recipes) {
+        const auto groups = group(file, recipe);
+        for (std::size_t g = 0; g < groups.size(); ++g) {
+            Record r{};
+            const std::string name = groups.size() == 1 ? recipe.name : recipe.name + "." + std::to_string(g);
+            if (name.size() >= sizeof r.name) throw ModelError("a tensor's name is too long: " + name);
+            std::memcpy(r.name, name.c_str(), name.size());
+            std::vector<std::byte> bytes;
+            r.vector = recipe.vector;
+            if (recipe.vector) {
+                bytes = pack_vector(groups[g]);
+                r.rows = 1;
+                r.cols = static_cast<std::int64_t>(bytes.size() / sizeof(float));
+            } else {
+                for (const GgufTensor* t : groups[g]) r.rows += t->rows();
+                r.cols = groups[g][0]->cols();
+                r.format = static_cast<std::uint8_t>(backend.pack_format(groups[g][0]->type));
+                bytes = pack_matrix(backend, groups[g], r.rows);
+            }
+            r.offset = offset;
+            r.bytes = bytes.size();
+            out.write_at(offset, bytes.data(), bytes.size());
+            offset += (bytes.size() + page - 1) / page * page;
+            directory.push_back(r);
+            for (const GgufTensor* t : groups[g]) done += t->data.size();
+            if (progress) progress(done, total);
+        }
+    }
+    Header h{};
+    std::memcpy(h.magic, magic, sizeof magic);
+    h.version = pack_version;
+    h.entries = static_cast<std::uint32_t>(directory.size());
+    h.directory_offset = offset;
+    h.directory_bytes = directory.size() * sizeof(Record);
+    h.directory_hash = fnv1a(directory.data(), h.directory_bytes);
+    h.file_bytes = offset + h.directory_bytes;
+    out.write_at(offset, directory.data(), h.directory_bytes);
+    out.write_at(0, &h, sizeof h);
+    copy_metadata(file, paths.metadata);
+    out.finish();  // last: the weights' presence says that both files are whole
+}
+
+PackedFile::PackedFile(const std::string& path) {
+    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (fd < 0) throw ModelError(errno_sentence("cannot open the packed weights " + path));
+    struct stat st {};
+    ::fstat(fd, &st);
+    bytes_ = static_cast<std::size_t>(st.st_size);
+    auto torn = [&]() { return ModelError("the packed weights " + path + " are torn; delete the file, it is made again"); };
+    if (bytes_ < page) {
+        ::close(fd);
+        throw torn();
+    }
+    // 2 MB alignment, so that kernels which give huge pages to mapped files can (docs: engine/checkpoint/pack.h).
+    constexpr std::size_t huge = std::size_t(2) << 20;
+    char* area = static_cast<char*>(::mmap(nullptr, bytes_ + huge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    if (area != MAP_FAILED) {
+        char* aligned = reinterpret_cast<char*>((reinterpret_cast<std::uintptr_t>(area) + huge - 1) / huge * huge);
+        void* p = ::mmap(aligned, bytes_, PROT_READ, MAP_PRIVATE | MAP_FIXED, fd, 0);
+        if (p != MAP_FAILED) {
+            data_ = static_cast<const std::byte*>(p);
+            ::madvise(p, bytes_, MADV_HUGEPAGE);
+            ::madvise(p, bytes_, MADV_WILLNEED);
+        }
+    }
+    ::close(fd);
+    if (!data_) throw ModelError("cannot map the packed weights " + path);
+
+    Header h;
+    std::memcpy(&h, data_, sizeof h);
+    if (std::memcmp(h.magic, magic, sizeof magic) != 0 || h.version != pack_version || h.file_bytes != bytes_ ||
+        h.directory_offset > bytes_ || h.directory_bytes != h.entries * sizeof(Record) ||
+        h.directory_bytes > bytes_ - h.directory_offset ||
+        h.directory_hash != fnv1a(data_ + h.directory_offset, h.directory_bytes)) {
+        ::munmap(const_cast<std::byte*>(data_), bytes_);
+        throw torn();
+    }
+    for (std::uint32_t i = 0; i < h.entries; ++i) {
+        Record r;
+        std::memcpy(&r, data_ + h.directory_offset + i * sizeof r, sizeof r);
+        if (r.offset > bytes_ || r.bytes > bytes_ - r.offset || r.rows <= 0 || r.cols <= 0 ||
+            r.format > static_cast<std::uint8_t>(PackFormat::q8m) || r.name[sizeof r.name - 1] != 0) {
+            ::munmap(const_cast<std::byte*>(data_), bytes_);
+            throw torn();
+        }
+        entries_[r.name] = {r.vector != 0, {static_cast<PackFormat>(r.format), r.rows, r.cols, data_ + r.offset, r.bytes}};
+    }
+}
+
+PackedFile::~PackedFile() {
+    if (data_) ::munmap(const_cast<std::byte*>(data_), bytes_);
+}
+
+std::vector<Matrix> PackedFile::matrices(const std::string& name, std::int64_t rows, std::int64_t cols) const {
+    std::vector<Matrix> parts;
+    if (auto it = entries_.find(name); it != entries_.end()) {
+        parts.push_back(it->second.matrix);
+    } else {
+        for (int i = 0;; ++i) {
+            auto part = entries_.find(name + "." + std::to_string(i));
+            if (part == entries_.end()) break;
+            parts.push_back(part->second.matrix);
+        }
+    }
+    if (parts.empty()) throw ModelError("the model has no tensor " + name);
+    std::int64_t have = 0;
+    for (const Matrix& m : parts) {
+        have += m.rows;
+        if (m.cols != cols)
+            throw ModelError("tensor " + name + " has " + std::to_string(m.cols) + " columns where " + std::to_string(cols) +
+                             " are needed");
+    }
+    if (have != rows)
+        throw ModelError("tensor " + name + " has " + std::to_string(have) + " rows where " + std::to_string(rows) + " are needed");
+    return parts;
+}
+
+Vector PackedFile::vector(const std::string& name, std::int64_t size) const {
+    auto it = entries_.find(name);
+    if (it == entries_.end() || !it->second.vector) throw ModelError("the model has no tensor " + name);
+    if (it->second.matrix.cols != size)
+        throw ModelError("tensor " + name + " has " + std::to_string(it->second.matrix.cols) + " values where " +
+                         std::to_string(size) + " are needed");
+    return {reinterpret_cast<const float*>(it->second.matrix.data), size};
+}
+
+// ---- the child
+
+namespace {
+
+/// Nothing but reading the model's and writing the cache's folder; silently less where the kernel has no Landlock.
+void lock_down(const std::string& model, const std::string& cache_directory) {
+    ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    landlock_ruleset_attr attr{};
+    attr.handled_access_fs = LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_READ_FILE |
+                             LANDLOCK_ACCESS_FS_READ_DIR | LANDLOCK_ACCESS_FS_REMOVE_DIR | LANDLOCK_ACCESS_FS_REMOVE_FILE |
+                             LANDLOCK_ACCESS_FS_MAKE_CHAR | LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_MAKE_REG |
+                             LANDLOCK_ACCESS_FS_MAKE_SOCK | LANDLOCK_ACCESS_FS_MAKE_FIFO | LANDLOCK_ACCESS_FS_MAKE_BLOCK |
+                             LANDLOCK_ACCESS_FS_MAKE_SYM;
+    const int ruleset = static_cast<int>(::syscall(SYS_landlock_create_ruleset, &attr, sizeof attr, 0));
+    if (ruleset < 0) return;
+    auto allow = [&](const std::string& path, std::uint64_t access) {
+        landlock_path_beneath_attr rule{};
+        rule.allowed_access = access;
+        rule.parent_fd = ::open(path.c_str(), O_PATH | O_CLOEXEC);
+        if (rule.parent_fd < 0) return;
+        ::syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0);
+        ::close(rule.parent_fd);
+    };
+    allow(model, LANDLOCK_ACCESS_FS_READ_FILE);
+    allow(cache_directory, LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_MAKE_REG |
+                               LANDLOCK_ACCESS_FS_REMOVE_FILE | LANDLOCK_ACCESS_FS_READ_DIR);
+    ::syscall(SYS_landlock_restrict_self, ruleset, 0);
+    ::close(ruleset);
+}
+
+std::string find_packer() {
+    char self[PATH_MAX];
+    const ssize_t n = ::readlink("/proc/self/exe", self, sizeof self - 1);
+    std::vector<fs::path> places;
+    if (n > 0) {
+        // Beside the program in a build tree, wherever the program is in it; then where it is installed.
+        fs::path directory = fs::path(std::string(self, n)).parent_path();
+        for (int up = 0; up < 4 && directory.has_relative_path(); ++up, directory = directory.parent_path())
+            places.push_back(directory / "libexec" / "glmd-pack");
+        places.push_back(fs::path(std::string(self, n)).parent_path().parent_path() / "libexec" / "glmd" / "glmd-pack");
+    }
+    places.push_back(fs::path(GLMD_LIBEXEC) / "glmd-pack");
+    for (const fs::path& p : places)
+        if (::access(p.c_str(), X_OK) == 0) return p;
+    throw ModelError("glmd-pack isn't installed (looked at " + places.back().string() + ")");
+}
+
+}  // namespace
+
+int pack_main(int argc, char** argv) {
+    if (argc != 5) {
+        std::fprintf(stderr, "usage: glmd-pack MODEL METADATA WEIGHTS ISA\n");
+        return 2;
+    }
+    try {
+        const std::string model = argv[1];
+        const PackedPaths paths{argv[2], argv[3]};
+        CpuOptions options;
+        options.isa = argv[4];
+        options.threads = 1;
+        const auto backend = make_cpu_backend(options);
+        lock_down(model, fs::path(paths.weights).parent_path().string());
+        std::size_t said = SIZE_MAX;
+        pack_model(model, paths, *backend, [&](std::size_t done, std::size_t total) {
+            if (const std::size_t percent = total ? done * 100 / total : 100; percent != said) {
+                said = percent;
+                std::printf("%zu %zu\n", done, total);
+                std::fflush(stdout);
+            }
+        });
+        return 0;
+    } catch (const std::exception& e) {
+        std::fprintf(stderr, "%s", e.what());
+        return 1;
+    }
+}
+
+void pack_model_in_child(const std::string& gguf_path, const PackedPaths& paths, const std::string& isa,
+                         const PackProgress& progress) {
+    const std::string packer = find_packer();
+    int out[2], err[2];
+    if (::pipe2(out, O_CLOEXEC) != 0) throw ModelError(errno_sentence("cannot start glmd-pack"));
+    if (::pipe2(err, O_CLOEXEC) != 0) throw ModelError(errno_sentence("cannot start glmd-pack"));
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, out[1], 1);
+    posix_spawn_file_actions_adddup2(&actions, err[1], 2);
+    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+    const std::string model = fs::absolute(gguf_path);
+    const char* argv[] = {packer.c_str(), model.c_str(), paths.metadata.c_str(), paths.weights.c_str(), isa.c_str(), nullptr};
+    char* no_environment[] = {nullptr};
+    pid_t child = 0;
+    const int failed = ::posix_spawn(&child, packer.c_str(), &actions, nullptr, const_cast<char**>(argv), no_environment);
+    posix_spawn_file_actions_destroy(&actions);
+    ::close(out[1]), ::close(err[1]);
+    if (failed != 0) {
+        ::close(out[0]), ::close(err[0]);
+        throw ModelError(std::string("cannot start glmd-pack: ") + std::strerror(failed));
+    }
+    std::string lines, message;
+    bool open_out = true, open_err = true;
+    while (open_out || open_err) {
+        pollfd fds[2] = {{open_out ? out[0] : -1, POLLIN, 0}, {open_err ? err[0] : -1, POLLIN, 0}};
+        if (::poll(fds, 2, -1) < 0 && errno != EINTR) break;
+        char buffer[4096];
+        if (fds[0].revents) {
+            const ssize_t n = ::read(out[0], buffer, sizeof buffer);
+            if (n <= 0) open_out = false;
+            else lines.append(buffer, n);
+            for (std::size_t end; (end = lines.find('\n')) != std::string::npos; lines.erase(0, end + 1)) {
+                std::size_t done = 0, total = 0;
+                if (std::sscanf(lines.c_str(), "%zu %zu", &done, &total) == 2 && progress) progress(done, total);
+            }
+        }
+        if (fds[1].revents) {
+            const ssize_t n = ::read(err[0], buffer, sizeof buffer);
+            if (n <= 0) open_err = false;
+            else if (message.size() < 4096) message.append(buffer, n);
+        }
+    }
+    ::close(out[0]), ::close(err[0]);
+    int status = 0;
+    while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {}
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return;
+    if (message.empty())
+        message = WIFSIGNALED(status) ? "glmd-pack was killed by signal " + std::to_string(WTERMSIG(status)) +
+                                            " while it read the model (out of memory, or a file that is broken)"
+                                      : "glmd-pack failed";
+    throw ModelError(message);
+}
+
+}  // namespace glmd

@@ -1,0 +1,72 @@
+#pragma once
+// Packed weights: a checkpoint turned, once, into what one backend's kernels read, kept in the cache directory and
+// mapped ever after. A packed model is two files: NAME.meta.gguf (the checked metadata, tokenizer included, no tensors)
+// and NAME.pack (the matrices). The daemon reads only these; the foreign file is parsed and packed by the child process
+// `glmd-pack`, which can reach nothing but the model file and the cache directory (Landlock, where the kernel has it).
+//
+//   NAME.pack: header (4096 bytes: magic, version, sizes, hash of the directory) | matrices, each at a multiple of 4096 |
+//              directory (one record a matrix)
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/checkpoint/gguf.h"
+#include "kernels/backend.h"
+
+namespace glmd {
+
+/// One packed matrix or vector and the tensors it is made of, stacked by rows (fused projections).
+struct PackRecipe {
+    std::string name;
+    std::vector<std::string> sources;
+    bool vector = false;  // kept as float
+};
+
+/// A packed model's weights, mapped. Parts of a fused projection with unlike types stay apart: "name", or "name.0", "name.1" …
+class PackedFile {
+public:
+    explicit PackedFile(const std::string& path);  // ModelError when torn or not ours
+    ~PackedFile();
+    PackedFile(const PackedFile&) = delete;
+    PackedFile& operator=(const PackedFile&) = delete;
+
+    bool has(const std::string& name) const { return entries_.count(name) != 0; }
+    /// The parts of a (perhaps fused) projection with `rows` outputs in all and `cols` inputs; ModelError otherwise.
+    std::vector<Matrix> matrices(const std::string& name, std::int64_t rows, std::int64_t cols) const;
+    Vector vector(const std::string& name, std::int64_t size) const;
+    std::size_t bytes() const { return bytes_; }
+
+private:
+    struct Entry {
+        bool vector;
+        Matrix matrix;
+    };
+    std::map<std::string, Entry> entries_;
+    const std::byte* data_ = nullptr;
+    std::size_t bytes_ = 0;
+};
+
+struct PackedPaths {
+    std::string metadata, weights;
+};
+
+/// Where a model's packed files are in the cache: the name holds the source's path, size, time and the backend's pack id.
+PackedPaths packed_paths(const std::string& gguf_path, const std::string& cache_directory, const Backend& backend);
+
+/// Called with bytes of source done and in all.
+using PackProgress = std::function<void(std::size_t done, std::size_t total)>;
+
+/// Packs in this process. The result appears under its final name only when whole. ModelError, also for a full disk.
+void pack_model(const std::string& gguf_path, const PackedPaths& paths, const Backend& backend, const PackProgress& progress);
+
+/// Packs in a child process that is locked out of everything else. The child's error is thrown as ModelError.
+void pack_model_in_child(const std::string& gguf_path, const PackedPaths& paths, const std::string& isa,
+                         const PackProgress& progress);
+
+/// The child's main: `glmd-pack MODEL METADATA WEIGHTS ISA`; progress on stdout, the error's sentence on stderr.
+int pack_main(int argc, char** argv);
+
+}  // namespace glmd

@@ -1,0 +1,107 @@
+#pragma once
+// Engine: one thread that owns a model, its KV cache and the running sequences. Requests enter through a bounded mailbox
+// and are looked at between steps only; a step's new tokens leave through each request's sink.
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/chat.h"
+#include "engine/error.h"
+#include "engine/sampler.h"
+#include "engine/tokenizer.h"
+#include "kernels/backend.h"
+
+namespace glmd {
+
+struct EngineOptions {
+    int context = 0;              // tokens per sequence; 0: what the model was trained for, at most 8192
+    int max_sequences = 8;        // sequences in one batch
+    int max_queue = 64;           // waiting requests
+    int max_queued_tokens = 65536;  // waiting prompt tokens
+    int prefill_rows = 256;       // prompt tokens of one unit of work
+    std::size_t kv_bytes = 0;     // 0: enough for max_sequences / 2 full contexts, within the memory budget
+    std::size_t memory_budget = 0;  // bytes for weights, KV and workspace; 0: MemAvailable
+    Precision precision = Precision::fast;
+    CpuOptions cpu;
+    std::string cache_directory;  // packed weights
+    std::function<void(std::size_t done, std::size_t total)> on_pack;  // bytes, while a model is packed for the first time
+};
+
+struct GenerationRequest {
+    std::uint32_t uid = 0;        // fairness and cache scope
+    std::string tenant;
+    std::vector<TokenId> prompt;
+    int max_tokens = 0;           // 0: as many as the context holds
+    SamplingOptions sampling;
+    std::vector<std::string> stop;  // strings that end the answer; not part of it
+    std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
+};
+
+enum class FinishReason : std::uint8_t { stop, length, cancelled, deadline, error };
+
+struct Usage {
+    int prompt_tokens = 0;
+    int completion_tokens = 0;
+    double queue_s = 0, prefill_s = 0, decode_s = 0;
+};
+
+/// Called on the engine's thread; must return quickly and never throw.
+struct GenerationSink {
+    /// Text to append (whole UTF-8 characters).
+    std::function<void(std::string text)> on_text;
+    /// Last call; message is set for FinishReason::error.
+    std::function<void(FinishReason reason, Usage usage, std::string message)> on_finish;
+    /// Prompt tokens done of all; called after each unit of prefill.
+    std::function<void(int done, int total)> on_prefill;
+};
+
+/// Cancels when destroyed or asked; a finished generation ignores it. Any thread.
+class Generation {
+public:
+    virtual ~Generation() = default;
+    virtual void cancel() = 0;
+};
+
+struct ModelInfo {
+    std::string name, path, architecture, quantization;
+    std::int64_t parameters = 0;
+    int context = 0, trained_context = 0, vocabulary = 0, layers = 0;
+    std::size_t weight_bytes = 0, kv_bytes = 0, workspace_bytes = 0;
+    std::string backend;
+    double load_s = 0;
+};
+
+struct EngineStatus {
+    int running = 0, queued = 0;
+    int kv_blocks_used = 0, kv_blocks = 0;
+    std::uint64_t prompt_tokens = 0, completion_tokens = 0, requests = 0;
+    double decode_tokens_per_s = 0;  // of the last busy seconds
+    std::uint64_t steps = 0;         // grows while there is work: what the watchdog looks at
+};
+
+enum class SubmitError : std::uint8_t { none, queue_full, too_long, empty, stopping };
+
+class Engine {
+public:
+    virtual ~Engine() = default;  // cancels what runs, joins the thread
+
+    virtual const ModelInfo& model() const = 0;
+    virtual const Tokenizer& tokenizer() const = 0;
+    virtual const ChatTemplate& chat_template() const = 0;
+    virtual EngineStatus status() const = 0;
+
+    /// Any thread. On an error other than none, `generation` is null and the sink is never called.
+    struct Submitted {
+        SubmitError error = SubmitError::none;
+        std::unique_ptr<Generation> generation;
+    };
+    virtual Submitted submit(GenerationRequest request, GenerationSink sink) = 0;
+};
+
+/// Loads (packing first if the cache has no packed file) and starts the engine's thread. Throws ModelError, BackendError;
+/// the message of what doesn't fit starts with "insufficient memory:".
+std::unique_ptr<Engine> make_engine(const std::string& gguf_path, const EngineOptions& options);
+
+}  // namespace glmd

@@ -1,0 +1,50 @@
+#pragma once
+// One request while it is in the engine. Owned and touched by the engine's thread only, but for the cancel flag.
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/engine.h"
+
+namespace glmd {
+
+using Clock = std::chrono::steady_clock;
+
+/// Text that leaves the engine: whole characters, held back while it may be the start of a stop string.
+class StopFilter {
+public:
+    explicit StopFilter(std::vector<std::string> stops) : stops_(std::move(stops)) {}
+    /// Appends what may be said now to `out`; true when a stop string was met (the text before it was said).
+    bool push(std::string_view text, std::string& out);
+    /// What was held back, at the end of an answer.
+    std::string rest() { return std::move(held_); }
+
+private:
+    std::vector<std::string> stops_;
+    std::string held_;
+};
+
+struct Sequence {
+    Sequence(GenerationRequest r, GenerationSink s, const Tokenizer& tokenizer, std::shared_ptr<std::atomic<bool>> cancel)
+        : request(std::move(r)), sink(std::move(s)), sampler(request.sampling), decoder(tokenizer), stop(request.stop),
+          cancelled(std::move(cancel)) {}
+
+    GenerationRequest request;
+    GenerationSink sink;
+    Sampler sampler;
+    StreamDecoder decoder;
+    StopFilter stop;
+    std::shared_ptr<std::atomic<bool>> cancelled;
+
+    std::vector<std::int32_t> blocks;  // KV blocks, in order
+    int cached = 0;                    // tokens whose keys and values are in the cache
+    TokenId next = 0;                  // the token to feed, once the prompt is cached
+    int generated = 0;
+    Clock::time_point submitted = Clock::now(), started, prefilled;
+
+    bool prefilling() const { return cached < static_cast<int>(request.prompt.size()); }
+};
+
+}  // namespace glmd
