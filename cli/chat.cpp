@@ -8,10 +8,12 @@
 
 #include <CLI/CLI.hpp>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <filesystem>
 #include <iostream>
 #include <optional>
+#include <thread>
 
 #include "cli/app.h"
 #include "cli/client.h"
@@ -226,10 +228,22 @@ private:
             if (!options_.system.empty()) request["instructions"] = options_.system;
             if (options_.max_tokens > 0) request["max_output_tokens"] = options_.max_tokens;
             if (options_.temperature >= 0) request["temperature"] = options_.temperature;
-            const Answer answer = respond(client_, terminal_, request, [&](std::string_view delta) {
+            const auto on_text = [&](std::string_view delta) {
                 std::cout << (terminal_.out_is_terminal() ? printable(delta) : std::string(delta)) << std::flush;
                 started = true;
-            });
+            };
+            // The daemon may still be ending the answer that Ctrl-C stopped.
+            const auto patience = stopped_ + std::chrono::seconds(5);
+            Answer answer;
+            for (bool done = false; !done;) {
+                try {
+                    answer = respond(client_, terminal_, request, on_text);
+                    done = true;
+                } catch (const ApiError& e) {
+                    if (e.code != "conversation_busy" || std::chrono::steady_clock::now() > patience) throw;
+                    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+                }
+            }
             if (!answer.text.ends_with('\n')) std::cout << std::endl;
             if (answer.truncated_items > 0)
                 note("the oldest " + std::to_string(answer.truncated_items) +
@@ -241,6 +255,7 @@ private:
             if (e.exit == Exit::interrupted) {
                 if (!reader_.interactive()) throw;
                 forget_interrupt();
+                stopped_ = std::chrono::steady_clock::now();
                 if (!started) std::cout << std::endl;
                 return note("stopped");
             }
@@ -320,6 +335,7 @@ private:
     LineReader reader_;
     std::string id_;  // empty until the first message
     Exit worst_ = Exit::ok;
+    std::chrono::steady_clock::time_point stopped_{};
 };
 
 }  // namespace
