@@ -82,7 +82,7 @@ LoadedModel load_model(const std::string& gguf_path, const EngineOptions& option
     const int blocks = std::max(context_blocks, static_cast<int>(kv / shape.block_bytes()));
 
     l.pool = l.backend->make_kv_pool(shape, blocks);
-    l.model = family->load({*l.backend, *l.metadata, *l.weights, context, rows, options.max_sequences + 1});
+    l.model = family->load({*l.backend, *l.metadata, *l.weights, *l.tokenizer, context, rows, options.max_sequences + 1});
     ModelInfo& i = l.info;
     i.name = std::filesystem::path(gguf_path).stem();
     i.path = gguf_path;
@@ -111,22 +111,33 @@ Evaluation::Evaluation(LoadedModel& model, const EngineOptions& options)
 Evaluation::~Evaluation() = default;
 
 std::vector<float> Evaluation::feed(std::span<const TokenId> ids) {
-    const int vocabulary = model_.model->config().vocabulary;
+    Model& model = *model_.model;
+    const std::size_t vocabulary = model.config().vocabulary;
+    if (tokens_ == 0) layout_ = model.layout(ids);
+    const int prompt = static_cast<int>(layout_.positions.size());
+    // A prompt that sees itself in both directions is one step; others are cut, which changes nothing.
+    const std::size_t most = layout_.bidirectional > 0 && tokens_ == 0 ? ids.size() : std::size_t(options_.max_sequences);
     std::vector<float> all(ids.size() * vocabulary);
-    // A step gives at most max_sequences + 1 rows of logits.
     for (std::size_t done = 0; done < ids.size();) {
-        const int rows = static_cast<int>(std::min(ids.size() - done, std::size_t(options_.max_sequences)));
+        const int rows = static_cast<int>(std::min(ids.size() - done, most));
+        if (rows > options_.max_sequences) throw ModelError("Evaluation: the prompt is longer than max_sequences rows");
         buffers_->clear();
-        const int sequence = buffers_->add_sequence(blocks_);
-        for (int i = 0; i < rows; ++i) {
+        const int sequence = buffers_->add_sequence(blocks_, layout_.bidirectional);
+        for (int i = 0; i < rows; ++i, ++tokens_) {
+            const int after = tokens_ - (prompt - 1);  // > 0: of the answer
+            const int last = std::min(tokens_, prompt - 1);
             buffers_->logit_rows.push_back(i);
-            buffers_->add_row(ids[done + i], position_++, sequence);
+            buffers_->add_row(ids[done + i], layout_.positions[last] + (after > 0 ? after * layout_.position_step : 0),
+                              layout_.block_positions[last] + (after > 0 ? after * layout_.block_step : 0), tokens_, sequence);
         }
         const Step s = buffers_->upload(*model_.pool, options_.precision);
-        model_.model->embed(s);
-        for (int l = 0; l < model_.model->config().layers; ++l) model_.model->layer(s, l);
-        const Activations logits = model_.model->logits(s);
-        model_.backend->download(all.data() + done * vocabulary, logits.data, std::size_t(rows) * vocabulary * sizeof(float));
+        model.embed(s);
+        for (int l = 0; l < model.config().layers; ++l) {
+            model.keys(s, l);
+            model.rest(s, l);
+        }
+        const Activations logits = model.logits(s);
+        model_.backend->download(all.data() + done * vocabulary, logits.data, rows * vocabulary * sizeof(float));
         done += rows;
     }
     return all;
