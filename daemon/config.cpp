@@ -40,10 +40,11 @@ std::string choose(const char* systemd_variable, const std::string& system_path,
     return home + home_path;
 }
 
-Precision parse_precision(const std::string& text, const std::string& where) {
+std::optional<Precision> parse_precision(const std::string& text, const std::string& where) {
     if (text == "exact") return Precision::exact;
     if (text == "fast") return Precision::fast;
-    throw ConfigError(where + ": precision must be \"exact\" or \"fast\", not \"" + text + "\"");
+    if (text == "auto") return std::nullopt;
+    throw ConfigError(where + ": precision must be \"auto\", \"exact\" or \"fast\", not \"" + text + "\"");
 }
 
 std::string read_text(const std::string& path) {
@@ -217,7 +218,7 @@ Config read_config(int argc, const char* const* argv) {
     app.add_option("--model", model, "GGUF file, or the name of one in STATE/models");
     app.add_option("--threads", threads, "0: one per physical core");
     app.add_option("--context", context, "tokens per sequence; 0: the model's own");
-    app.add_option("--precision", precision, "exact or fast");
+    app.add_option("--precision", precision, "auto, exact or fast");
     app.add_option("--max-sequences", sequences, "sequences computed together");
     app.add_option("--memory-budget", memory, "for weights, KV and workspace, like 6G");
     app.add_flag("--verbose", verbose, "log every request");

@@ -214,7 +214,7 @@ private:
             else buffers_.logit_rows.pop_back();
         }
         if (!buffers_.ids.empty()) {
-            const Step s = buffers_.upload(*loaded_.pool, options_.precision);
+            const Step s = buffers_.upload(*loaded_.pool, loaded_.precision);
             model.embed(s);
             for (int l = 0; l < model.config().layers; ++l) {
                 model.keys(s, l);
@@ -252,7 +252,7 @@ private:
         const int rows = std::min(options_.prefill_rows, prompt - s.fill_row);
         buffers_.clear();
         add_rows(s, s.fill_row, rows);
-        const Step step = buffers_.upload(*loaded_.pool, options_.precision, options_.prefill_rows + options_.max_sequences + s.fill_row);
+        const Step step = buffers_.upload(*loaded_.pool, loaded_.precision, options_.prefill_rows + options_.max_sequences + s.fill_row);
         if (s.fill_rest) {
             model.rest(step, s.fill_layer);
         } else {

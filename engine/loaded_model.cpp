@@ -63,7 +63,9 @@ LoadedModel load_model(const std::string& gguf_path, const EngineOptions& option
     l.chat_template = load_chat_template(*l.metadata);
 
     const int context = std::min(options.context > 0 ? options.context : std::min(config.trained_context, 8192), config.trained_context);
-    KvShape shape{config.layers, config.kv_heads, config.head_dim, options.precision == Precision::exact ? KvType::f32 : KvType::f16};
+    l.info.parameters = l.metadata->integer("glmd.source.parameters", 0);
+    l.precision = options.precision.value_or(l.info.parameters < 2'000'000'000 ? Precision::exact : Precision::fast);
+    const KvShape shape{config.layers, config.kv_heads, config.head_dim, l.precision == Precision::exact ? KvType::f32 : KvType::f16};
     const int context_blocks = (context + kv_block_tokens - 1) / kv_block_tokens;
     const std::size_t wanted = options.kv_bytes ? options.kv_bytes
                                                 : shape.block_bytes() * context_blocks * std::max(1, options.max_sequences / 2);
@@ -88,7 +90,6 @@ LoadedModel load_model(const std::string& gguf_path, const EngineOptions& option
     i.path = gguf_path;
     i.architecture = config.architecture;
     i.quantization = l.metadata->string("glmd.source.type", "");
-    i.parameters = l.metadata->integer("glmd.source.parameters", 0);
     i.context = context;
     i.trained_context = config.trained_context;
     i.vocabulary = config.vocabulary;
@@ -96,7 +97,7 @@ LoadedModel load_model(const std::string& gguf_path, const EngineOptions& option
     i.weight_bytes = l.weights->bytes();
     i.kv_bytes = shape.block_bytes() * blocks;
     i.workspace_bytes = l.model->workspace_bytes();
-    i.backend = l.backend->description();
+    i.backend = l.backend->description() + (l.precision == Precision::exact ? ", exact" : ", fast");
     i.load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     return l;
 }
@@ -130,7 +131,7 @@ std::vector<float> Evaluation::feed(std::span<const TokenId> ids) {
             buffers_->add_row(ids[done + i], layout_.positions[last] + (after > 0 ? after * layout_.position_step : 0),
                               layout_.block_positions[last] + (after > 0 ? after * layout_.block_step : 0), tokens_, sequence);
         }
-        const Step s = buffers_->upload(*model_.pool, options_.precision);
+        const Step s = buffers_->upload(*model_.pool, model_.precision);
         model.embed(s);
         for (int l = 0; l < model.config().layers; ++l) {
             model.keys(s, l);

@@ -20,6 +20,7 @@ struct LoadedModel {
     std::unique_ptr<ChatTemplate> chat_template;
     std::unique_ptr<Model> model;
     std::unique_ptr<KvPool> pool;
+    Precision precision = Precision::exact;
     ModelInfo info;
 };
 
