@@ -178,6 +178,7 @@ private:
             Sequence& s = *queue_.front();
             if (!cache_.take(blocks_for(s.request), s.blocks)) return;  // first come, first served: nobody overtakes
             s.started = Clock::now();
+            s.layout = loaded_.model->layout(s.request.prompt);
             {
                 std::lock_guard lock(mailbox_->mutex);
                 mailbox_->waiting_tokens -= static_cast<std::int64_t>(s.request.prompt.size());
@@ -188,59 +189,106 @@ private:
 
     void step() {
         const auto begin = Clock::now();
+        Model& model = *loaded_.model;
         buffers_.clear();
         std::vector<Sequence*> wanted;  // by logit row
         Sequence* filling = nullptr;
         int decoding = 0;
         for (auto& p : running_) {
-            Sequence& s = *p;
-            if (s.prefilling()) {
-                if (!filling) filling = &s;
+            if (p->prefilling()) {
+                if (!filling) filling = p.get();
                 continue;
             }
-            const int index = buffers_.add_sequence(s.blocks);
-            buffers_.logit_rows.push_back(static_cast<int>(buffers_.ids.size()));
-            buffers_.add_row(s.next, s.cached, index);
-            wanted.push_back(&s);
+            add_rows(*p, p->cached, 1);
+            wanted.push_back(p.get());
             ++decoding;
         }
+        // A prompt that sees itself in both directions goes through layer by layer, unless it fits in one chunk.
+        const int prompt = filling ? static_cast<int>(filling->request.prompt.size()) : 0;
+        const bool by_layers = filling && filling->layout.bidirectional > 0 && prompt > options_.prefill_rows;
         int chunk = 0;
-        if (filling) {
-            chunk = std::min(options_.prefill_rows, static_cast<int>(filling->request.prompt.size()) - filling->cached);
-            const int index = buffers_.add_sequence(filling->blocks);
-            for (int i = 0; i < chunk; ++i)
-                buffers_.add_row(filling->request.prompt[filling->cached + i], filling->cached + i, index);
-            if (filling->cached + chunk == static_cast<int>(filling->request.prompt.size())) {
-                buffers_.logit_rows.push_back(static_cast<int>(buffers_.ids.size()) - 1);
-                wanted.push_back(filling);
+        if (filling && !by_layers) {
+            chunk = std::min(options_.prefill_rows, prompt - filling->cached);
+            add_rows(*filling, filling->cached, chunk);
+            if (filling->cached + chunk == prompt) wanted.push_back(filling);
+            else buffers_.logit_rows.pop_back();
+        }
+        if (!buffers_.ids.empty()) {
+            const Step s = buffers_.upload(*loaded_.pool, loaded_.precision);
+            model.embed(s);
+            for (int l = 0; l < model.config().layers; ++l) {
+                model.keys(s, l);
+                model.rest(s, l);
             }
+            if (!wanted.empty()) take_logits(s);
+            for (auto& p : running_)
+                if (!p->prefilling()) ++p->cached;
+            if (chunk > 0) filled(*filling, chunk);
+            accept_all(wanted);
         }
-        const Step s = buffers_.upload(*loaded_.pool, options_.precision);
-        Model& model = *loaded_.model;
-        model.embed(s);
-        for (int l = 0; l < model.config().layers; ++l) model.layer(s, l);
-        const int vocabulary = model.config().vocabulary;
-        if (!wanted.empty()) {
-            const Activations logits = model.logits(s);
-            logits_.resize(std::size_t(wanted.size()) * vocabulary);
-            loaded_.backend->download(logits_.data(), logits.data, logits_.size() * sizeof(float));
-        }
-
-        for (auto& p : running_)
-            if (!p->prefilling()) ++p->cached;
-        if (filling) {
-            filling->cached += chunk;
-            prompt_tokens_ += chunk;
-            if (filling->sink.on_prefill) filling->sink.on_prefill(filling->cached, static_cast<int>(filling->request.prompt.size()));
-            if (!filling->prefilling()) filling->prefilled = Clock::now();
-        }
-        for (std::size_t i = 0; i < wanted.size(); ++i)
-            accept(*wanted[i], {logits_.data() + i * vocabulary, std::size_t(vocabulary)});
+        if (by_layers) layer_unit(*filling);
         ++steps_;
-        if (decoding > 0 && chunk == 0) {  // a smoothed rate, of pure decode steps
+        if (decoding > 0 && !filling) {  // a smoothed rate, of pure decode steps
             const double rate = decoding / std::max(seconds(Clock::now() - begin), 1e-9);
             decode_rate_ = decode_rate_ == 0 ? rate : 0.9 * decode_rate_ + 0.1 * rate;
         }
+    }
+
+    /// Rows of a sequence's tokens [first, first + count); logits of the last one are asked for.
+    void add_rows(const Sequence& s, int first, int count) {
+        const int index = buffers_.add_sequence(s.blocks, s.layout.bidirectional);
+        for (int i = first; i < first + count; ++i) {
+            const auto [position, block] = s.place(i);
+            const bool in_prompt = i < static_cast<int>(s.request.prompt.size());
+            buffers_.add_row(in_prompt ? s.request.prompt[i] : s.next, position, block, i, index);
+        }
+        buffers_.logit_rows.push_back(static_cast<int>(buffers_.ids.size()) - 1);
+    }
+
+    /// One unit, (layer, half, rows), of a bidirectional prompt's prefill.
+    void layer_unit(Sequence& s) {
+        Model& model = *loaded_.model;
+        const int prompt = static_cast<int>(s.request.prompt.size()), layers = model.config().layers;
+        const int rows = std::min(options_.prefill_rows, prompt - s.fill_row);
+        buffers_.clear();
+        add_rows(s, s.fill_row, rows);
+        const Step step = buffers_.upload(*loaded_.pool, loaded_.precision, options_.prefill_rows + options_.max_sequences + s.fill_row);
+        if (s.fill_rest) {
+            model.rest(step, s.fill_layer);
+        } else {
+            if (s.fill_layer == 0) model.embed(step);
+            model.keys(step, s.fill_layer);
+        }
+        s.fill_row += rows;
+        if (s.fill_row < prompt) return;
+        if (s.fill_rest && s.fill_layer == layers - 1) {  // this unit held the prompt's last row
+            take_logits(step);
+            filled(s, prompt);
+            accept_all({&s});
+            return;
+        }
+        s.fill_row = 0;
+        if (s.fill_rest) ++s.fill_layer;
+        s.fill_rest = !s.fill_rest;
+        if (s.sink.on_prefill) s.sink.on_prefill(static_cast<int>(std::int64_t(prompt) * (2 * s.fill_layer + s.fill_rest) / (2 * layers)), prompt);
+    }
+
+    void take_logits(const Step& step) {
+        const Activations logits = loaded_.model->logits(step);
+        logits_.resize(std::size_t(logits.rows) * logits.cols);
+        loaded_.backend->download(logits_.data(), logits.data, logits_.size() * sizeof(float));
+    }
+
+    void filled(Sequence& s, int tokens) {
+        s.cached += tokens;
+        prompt_tokens_ += tokens;
+        if (s.sink.on_prefill) s.sink.on_prefill(s.cached, static_cast<int>(s.request.prompt.size()));
+        if (!s.prefilling()) s.prefilled = Clock::now();
+    }
+
+    void accept_all(const std::vector<Sequence*>& wanted) {
+        const std::size_t vocabulary = loaded_.model->config().vocabulary;
+        for (std::size_t i = 0; i < wanted.size(); ++i) accept(*wanted[i], {logits_.data() + i * vocabulary, vocabulary});
     }
 
     /// One new token of a sequence: text out, or the end.

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,7 +24,8 @@ struct EngineOptions {
     int prefill_rows = 256;       // prompt tokens of one unit of work
     std::size_t kv_bytes = 0;     // 0: enough for max_sequences / 2 full contexts, within the memory budget
     std::size_t memory_budget = 0;  // bytes for weights, KV and workspace; 0: MemAvailable
-    Precision precision = Precision::fast;
+    /// Unset: exact below 2 billion parameters, whose answers int8 activations visibly hurt; fast above.
+    std::optional<Precision> precision;
     CpuOptions cpu;
     std::string cache_directory;  // packed weights
     std::function<void(std::size_t done, std::size_t total)> on_pack;  // bytes, while a model is packed for the first time

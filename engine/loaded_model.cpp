@@ -63,7 +63,9 @@ LoadedModel load_model(const std::string& gguf_path, const EngineOptions& option
     l.chat_template = load_chat_template(*l.metadata);
 
     const int context = std::min(options.context > 0 ? options.context : std::min(config.trained_context, 8192), config.trained_context);
-    KvShape shape{config.layers, config.kv_heads, config.head_dim, options.precision == Precision::exact ? KvType::f32 : KvType::f16};
+    l.info.parameters = l.metadata->integer("glmd.source.parameters", 0);
+    l.precision = options.precision.value_or(l.info.parameters < 2'000'000'000 ? Precision::exact : Precision::fast);
+    const KvShape shape{config.layers, config.kv_heads, config.head_dim, l.precision == Precision::exact ? KvType::f32 : KvType::f16};
     const int context_blocks = (context + kv_block_tokens - 1) / kv_block_tokens;
     const std::size_t wanted = options.kv_bytes ? options.kv_bytes
                                                 : shape.block_bytes() * context_blocks * std::max(1, options.max_sequences / 2);
@@ -82,13 +84,12 @@ LoadedModel load_model(const std::string& gguf_path, const EngineOptions& option
     const int blocks = std::max(context_blocks, static_cast<int>(kv / shape.block_bytes()));
 
     l.pool = l.backend->make_kv_pool(shape, blocks);
-    l.model = family->load({*l.backend, *l.metadata, *l.weights, context, rows, options.max_sequences + 1});
+    l.model = family->load({*l.backend, *l.metadata, *l.weights, *l.tokenizer, context, rows, options.max_sequences + 1});
     ModelInfo& i = l.info;
     i.name = std::filesystem::path(gguf_path).stem();
     i.path = gguf_path;
     i.architecture = config.architecture;
     i.quantization = l.metadata->string("glmd.source.type", "");
-    i.parameters = l.metadata->integer("glmd.source.parameters", 0);
     i.context = context;
     i.trained_context = config.trained_context;
     i.vocabulary = config.vocabulary;
@@ -96,7 +97,7 @@ LoadedModel load_model(const std::string& gguf_path, const EngineOptions& option
     i.weight_bytes = l.weights->bytes();
     i.kv_bytes = shape.block_bytes() * blocks;
     i.workspace_bytes = l.model->workspace_bytes();
-    i.backend = l.backend->description();
+    i.backend = l.backend->description() + (l.precision == Precision::exact ? ", exact" : ", fast");
     i.load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     return l;
 }
@@ -111,22 +112,33 @@ Evaluation::Evaluation(LoadedModel& model, const EngineOptions& options)
 Evaluation::~Evaluation() = default;
 
 std::vector<float> Evaluation::feed(std::span<const TokenId> ids) {
-    const int vocabulary = model_.model->config().vocabulary;
+    Model& model = *model_.model;
+    const std::size_t vocabulary = model.config().vocabulary;
+    if (tokens_ == 0) layout_ = model.layout(ids);
+    const int prompt = static_cast<int>(layout_.positions.size());
+    // A prompt that sees itself in both directions is one step; others are cut, which changes nothing.
+    const std::size_t most = layout_.bidirectional > 0 && tokens_ == 0 ? ids.size() : std::size_t(options_.max_sequences);
     std::vector<float> all(ids.size() * vocabulary);
-    // A step gives at most max_sequences + 1 rows of logits.
     for (std::size_t done = 0; done < ids.size();) {
-        const int rows = static_cast<int>(std::min(ids.size() - done, std::size_t(options_.max_sequences)));
+        const int rows = static_cast<int>(std::min(ids.size() - done, most));
+        if (rows > options_.max_sequences) throw ModelError("Evaluation: the prompt is longer than max_sequences rows");
         buffers_->clear();
-        const int sequence = buffers_->add_sequence(blocks_);
-        for (int i = 0; i < rows; ++i) {
+        const int sequence = buffers_->add_sequence(blocks_, layout_.bidirectional);
+        for (int i = 0; i < rows; ++i, ++tokens_) {
+            const int after = tokens_ - (prompt - 1);  // > 0: of the answer
+            const int last = std::min(tokens_, prompt - 1);
             buffers_->logit_rows.push_back(i);
-            buffers_->add_row(ids[done + i], position_++, sequence);
+            buffers_->add_row(ids[done + i], layout_.positions[last] + (after > 0 ? after * layout_.position_step : 0),
+                              layout_.block_positions[last] + (after > 0 ? after * layout_.block_step : 0), tokens_, sequence);
         }
-        const Step s = buffers_->upload(*model_.pool, options_.precision);
-        model_.model->embed(s);
-        for (int l = 0; l < model_.model->config().layers; ++l) model_.model->layer(s, l);
-        const Activations logits = model_.model->logits(s);
-        model_.backend->download(all.data() + done * vocabulary, logits.data, std::size_t(rows) * vocabulary * sizeof(float));
+        const Step s = buffers_->upload(*model_.pool, model_.precision);
+        model.embed(s);
+        for (int l = 0; l < model.config().layers; ++l) {
+            model.keys(s, l);
+            model.rest(s, l);
+        }
+        const Activations logits = model.logits(s);
+        model_.backend->download(all.data() + done * vocabulary, logits.data, rows * vocabulary * sizeof(float));
         done += rows;
     }
     return all;

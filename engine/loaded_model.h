@@ -20,26 +20,29 @@ struct LoadedModel {
     std::unique_ptr<ChatTemplate> chat_template;
     std::unique_ptr<Model> model;
     std::unique_ptr<KvPool> pool;
+    Precision precision = Precision::exact;
     ModelInfo info;
 };
 
 /// Throws ModelError and BackendError; "insufficient memory: …" with the numbers before anything big is allocated.
 LoadedModel load_model(const std::string& gguf_path, const EngineOptions& options);
 
-/// One sequence run by hand, without an engine: logits of every id that is fed, [ids, vocabulary]. Uses the pool's first blocks.
+/// One sequence run by hand, without an engine: logits of every id that is fed, [ids, vocabulary]; the first call is the prompt.
+/// Uses the pool's first blocks, so one at a time. A bidirectional prompt may be as long as options.max_sequences.
 class Evaluation {
 public:
     Evaluation(LoadedModel& model, const EngineOptions& options);
     ~Evaluation();
     std::vector<float> feed(std::span<const TokenId> ids);
-    int position() const { return position_; }
+    int tokens() const { return tokens_; }
 
 private:
     LoadedModel& model_;
     EngineOptions options_;
     std::unique_ptr<class StepBuffers> buffers_;
     std::vector<std::int32_t> blocks_;
-    int position_ = 0;
+    PromptLayout layout_;
+    int tokens_ = 0;
 };
 
 }  // namespace glmd

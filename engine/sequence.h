@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "engine/models/model.h"
 
 namespace glmd {
 
@@ -40,10 +41,20 @@ struct Sequence {
 
     std::vector<std::int32_t> blocks;  // KV blocks, in order
     int cached = 0;                    // tokens whose keys and values are in the cache
+    PromptLayout layout;
+    int fill_layer = 0, fill_row = 0;  // where the prefill of a bidirectional prompt stands: (layer, half, row)
+    bool fill_rest = false;
     TokenId next = 0;                  // the token to feed, once the prompt is cached
     int generated = 0;
     Clock::time_point submitted = Clock::now(), started, prefilled;
 
+    /// Position and block position of token `index` of prompt and answer.
+    std::pair<int, int> place(int index) const {
+        const int last = static_cast<int>(request.prompt.size()) - 1;
+        if (index <= last) return {layout.positions[index], layout.block_positions[index]};
+        return {layout.positions[last] + (index - last) * layout.position_step,
+                layout.block_positions[last] + (index - last) * layout.block_step};
+    }
     bool prefilling() const { return cached < static_cast<int>(request.prompt.size()); }
 };
 

@@ -33,8 +33,8 @@ void dequantize_row(DType type, const std::byte* src, std::span<float> out);
 
 /// How weights are stored for the kernels; cpu/packed.h explains the layouts.
 enum class PackFormat : std::uint8_t {
-    f32,   // row-major float
-    f16,   // row-major IEEE half
+    f32,   // float
+    f16,   // IEEE half
     q8,    // 8-bit integers, groups of 32, fp16 scale (Q8_0)
     q4,    // 4-bit, groups of 32, fp16 scale, value = scale * (q - 8)  (Q4_0)
     q4m,   // 4-bit, groups of 32, fp16 scale and minimum, value = scale * q + min  (Q4_1, Q4_K)

@@ -217,7 +217,10 @@ void pack_model(const std::string& gguf_path, const PackedPaths& paths, const Ba
                 r.cols = static_cast<std::int64_t>(bytes.size() / sizeof(float));
             } else {
                 for (const GgufTensor* t : groups[g]) r.rows += t->rows();
-                r.cols = groups[g][0]->cols();
+                // Quantized rows are padded to whole groups in the file; the true width is in the metadata.
+                r.cols = file.integer("glmd.cols." + groups[g][0]->name, groups[g][0]->cols());
+                if (r.cols > groups[g][0]->cols() || r.cols <= groups[g][0]->cols() - 32)
+                    throw ModelError("the file says a wrong width of tensor " + groups[g][0]->name);
                 r.format = static_cast<std::uint8_t>(backend.pack_format(groups[g][0]->type));
                 bytes = pack_matrix(backend, groups[g], r.rows);
             }
@@ -317,6 +320,12 @@ std::vector<Matrix> PackedFile::matrices(const std::string& name, std::int64_t r
     if (have != rows)
         throw ModelError("tensor " + name + " has " + std::to_string(have) + " rows where " + std::to_string(rows) + " are needed");
     return parts;
+}
+
+std::int64_t PackedFile::rows(const std::string& name) const {
+    auto it = entries_.find(name);
+    if (it == entries_.end()) throw ModelError("the model has no tensor " + name);
+    return it->second.matrix.rows;
 }
 
 Vector PackedFile::vector(const std::string& name, std::int64_t size) const {

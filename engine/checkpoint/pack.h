@@ -37,6 +37,7 @@ public:
     /// The parts of a (perhaps fused) projection with `rows` outputs in all and `cols` inputs; ModelError otherwise.
     std::vector<Matrix> matrices(const std::string& name, std::int64_t rows, std::int64_t cols) const;
     Vector vector(const std::string& name, std::int64_t size) const;
+    std::int64_t rows(const std::string& name) const;  // of a matrix kept in one part; ModelError when absent
     std::size_t bytes() const { return bytes_; }
 
 private:

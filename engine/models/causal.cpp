@@ -9,6 +9,7 @@ namespace {
 struct Layer {
     Vector attention_norm, ffn_norm, post_attention_norm, post_ffn_norm;
     Linear qkv, output, gate_up, down;
+    AttentionPrefix prefix;
 };
 
 class CausalModel final : public Model {
@@ -36,6 +37,9 @@ public:
                 l.post_attention_norm = w.vector(p + "post_attention_norm.weight", h);
                 l.post_ffn_norm = w.vector(p + "post_ffw_norm.weight", h);
             }
+            if (const std::size_t prefix = std::size_t(config_.prefix_tokens) * config_.kv_heads * d; prefix > 0)
+                l.prefix = {config_.prefix_tokens, w.vector("prefix.key", prefix * config_.layers).data + i * prefix,
+                            w.vector("prefix.value", prefix * config_.layers).data + i * prefix};
             layers_.push_back(std::move(l));
         }
         table_ = rotary_table(backend_, c.context, config_.rotary_dim, config_.rope_theta, config_.rope_factors);
@@ -61,11 +65,11 @@ public:
 
     void embed(const Step& s) override { backend_.embedding({x_, s.rows, config_.hidden}, embedding_, s.ids); }
 
-    void layer(const Step& s, int index) override {
+    void keys(const Step& s, int index) override {
         const Layer& l = layers_[index];
         const int h = config_.hidden, d = config_.head_dim, qn = config_.heads * d, kn = config_.kv_heads * d;
         const Activations x{x_, s.rows, h}, norm{norm_, s.rows, h}, qkv{qkv_, s.rows, qn + 2 * kn};
-        const Activations q{q_, s.rows, qn}, k{k_, s.rows, kn}, v{v_, s.rows, kn}, att{attention_, s.rows, qn};
+        const Activations q{q_, s.rows, qn}, k{k_, s.rows, kn}, v{v_, s.rows, kn};
 
         backend_.rms_norm(norm, x, l.attention_norm, config_.norm_eps);
         apply(backend_, qkv, norm, l.qkv, s.precision, scratch_);
@@ -75,7 +79,13 @@ public:
         backend_.rotary(q, d, rotary_, s.positions);
         backend_.rotary(k, d, rotary_, s.positions);
         backend_.kv_write(*s.kv, index, k, v, s.tables);
-        backend_.attention(att, q, *s.kv, index, s.tables, 1.0f / std::sqrt(float(d)), {});
+    }
+
+    void rest(const Step& s, int index) override {
+        const Layer& l = layers_[index];
+        const int h = config_.hidden, d = config_.head_dim, qn = config_.heads * d;
+        const Activations x{x_, s.rows, h}, norm{norm_, s.rows, h}, q{q_, s.rows, qn}, att{attention_, s.rows, qn};
+        backend_.attention(att, q, *s.kv, index, s.tables, 1.0f / std::sqrt(float(d)), l.prefix);
         apply(backend_, norm, att, l.output, s.precision, scratch_);
         if (config_.sandwich_norm) backend_.rms_norm(norm, norm, l.post_attention_norm, config_.norm_eps);
         backend_.residual(x, x, 1.0f, norm);
@@ -114,26 +124,13 @@ private:
 
 CausalConfig causal_config(const Gguf& f) {
     CausalConfig c;
-    c.architecture = f.string("general.architecture");
+    static_cast<ModelConfig&>(c) = common_config(f);
     const std::string a = c.architecture + ".";
-    auto positive = [&](const std::string& key, std::optional<std::int64_t> fallback, std::int64_t limit) {
-        const std::int64_t v = f.integer(key, fallback);
-        if (v <= 0 || v > limit) throw ModelError("the file says " + key + " = " + std::to_string(v) + ", which can't be");
-        return static_cast<int>(v);
-    };
-    c.layers = positive(a + "block_count", {}, 1000);
-    c.hidden = positive(a + "embedding_length", {}, 1 << 17);
-    c.inner = positive(a + "feed_forward_length", {}, 1 << 19);
-    c.heads = positive(a + "attention.head_count", {}, 1 << 12);
-    c.kv_heads = positive(a + "attention.head_count_kv", c.heads, c.heads);
-    if (c.heads % c.kv_heads != 0) throw ModelError("the number of query heads isn't a multiple of the number of key heads");
-    c.head_dim = positive(a + "attention.key_length", c.hidden / c.heads, 1 << 12);
-    c.trained_context = positive(a + "context_length", {}, 1 << 24);
     c.norm_eps = static_cast<float>(f.number(a + "attention.layer_norm_rms_epsilon"));
-    c.rotary_dim = positive(a + "rope.dimension_count", c.head_dim, c.head_dim);
+    c.rotary_dim = config_integer(f, a + "rope.dimension_count", c.head_dim, 2, c.head_dim);
     if (c.rotary_dim % 2 != 0) throw ModelError("the rotary dimension is odd");
     c.rope_theta = f.number(a + "rope.freq_base", 10000.0);
-    c.vocabulary = positive("glmd.vocabulary", 0 + std::int64_t(f.strings("tokenizer.ggml.tokens").size()), 1 << 24);
+    c.prefix_tokens = config_integer(f, a + "prefix_tokens", 0, 0, 1 << 16);
     return c;
 }
 
@@ -145,7 +142,7 @@ std::vector<PackRecipe> causal_recipes(const Gguf& f) {
     one("token_embd.weight", false);
     one("output.weight", false);
     one("output_norm.weight", true);
-    one("rope_freqs.weight", true);
+    for (const char* n : {"rope_freqs.weight", "prefix.key", "prefix.value"}) one(n, true);
     const int layers = static_cast<int>(f.integer(f.string("general.architecture") + ".block_count"));
     for (int i = 0; i < layers; ++i) {
         const std::string p = "blk." + std::to_string(i) + ".";

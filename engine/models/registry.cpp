@@ -1,16 +1,20 @@
 // The explicit list of model families, and the pieces that they share.
 #include <cmath>
-#include <cstring>
+#include <numeric>
 
 #include "engine/models/model.h"
 
 namespace glmd {
 
-extern const ModelFamily llama_family, chatglm_family, glm4_family;
+extern const ModelFamily llama_family, chatglm_family, glm4_family, chatglm1_family, glm_family, glm130b_family;
 
 namespace {
-const ModelFamily* const families[] = {&llama_family, &chatglm_family, &glm4_family};
-}
+
+float round_to_half(float x) { return static_cast<float>(static_cast<_Float16>(x)); }
+
+const ModelFamily* const families[] = {&llama_family, &chatglm_family, &glm4_family, &chatglm1_family, &glm_family, &glm130b_family};
+
+}  // namespace
 
 const ModelFamily* find_family(std::string_view architecture) {
     for (const ModelFamily* f : families)
@@ -24,6 +28,39 @@ std::string known_architectures() {
     return names;
 }
 
+PromptLayout causal_layout(std::span<const TokenId> prompt) {
+    PromptLayout l;
+    l.positions.resize(prompt.size());
+    std::iota(l.positions.begin(), l.positions.end(), 0);
+    l.block_positions.resize(prompt.size());
+    return l;
+}
+
+int config_integer(const Gguf& f, const std::string& key, std::optional<std::int64_t> fallback, std::int64_t least,
+                   std::int64_t most) {
+    const std::int64_t v = f.integer(key, fallback);
+    if (v < least || v > most) throw ModelError("the file says " + key + " = " + std::to_string(v) + ", which can't be");
+    return static_cast<int>(v);
+}
+
+ModelConfig common_config(const Gguf& f) {
+    ModelConfig c;
+    c.architecture = f.string("general.architecture");
+    const std::string a = c.architecture + ".";
+    c.layers = config_integer(f, a + "block_count", {}, 1, 1000);
+    c.hidden = config_integer(f, a + "embedding_length", {}, 1, 1 << 17);
+    c.inner = config_integer(f, a + "feed_forward_length", {}, 1, 1 << 19);
+    c.heads = config_integer(f, a + "attention.head_count", {}, 1, 1 << 12);
+    c.kv_heads = config_integer(f, a + "attention.head_count_kv", c.heads, 1, c.heads);
+    if (c.heads % c.kv_heads != 0) throw ModelError("the number of query heads isn't a multiple of the number of key heads");
+    c.head_dim = config_integer(f, a + "attention.key_length", c.hidden / c.heads, 1, 1 << 12);
+    c.trained_context = config_integer(f, a + "context_length", {}, 1, 1 << 24);
+    std::optional<std::int64_t> tokens;
+    if (f.has("tokenizer.ggml.tokens")) tokens = f.strings("tokenizer.ggml.tokens").size();
+    c.vocabulary = config_integer(f, "glmd.vocabulary", tokens, 1, 1 << 24);
+    return c;
+}
+
 float* Workspace::take(std::int64_t rows, std::int64_t cols) {
     buffers_.push_back(backend_->allocate(std::size_t(rows) * cols * sizeof(float)));
     bytes_ += buffers_.back()->bytes();
@@ -31,12 +68,13 @@ float* Workspace::take(std::int64_t rows, std::int64_t cols) {
 }
 
 std::unique_ptr<Buffer> rotary_table(Backend& backend, int positions, int dim, double theta,
-                                     const std::vector<double>& factors) {
+                                     const std::vector<double>& factors, bool half_rounded) {
     const int half = dim / 2;
     std::vector<float> table(std::size_t(positions) * half * 2);
     for (int i = 0; i < half; ++i) {
         // Upstream computes the frequency in float; doing the same keeps large positions equal to it.
-        const float frequency = static_cast<float>(std::pow(theta, -2.0 * i / dim) / (factors.empty() ? 1.0 : factors[i]));
+        float frequency = static_cast<float>(std::pow(theta, -2.0 * i / dim) / (factors.empty() ? 1.0 : factors[i]));
+        if (half_rounded) frequency = round_to_half(frequency);
         for (int p = 0; p < positions; ++p) {
             const float angle = static_cast<float>(p) * frequency;
             table[(std::size_t(p) * half + i) * 2] = static_cast<float>(std::cos(double(angle)));

@@ -1,0 +1,51 @@
+#pragma once
+// All settings of the daemon: /usr/lib/glmd/glmd.toml, /etc/glmd/glmd.toml, glmd.conf.d/*.toml of both, then arguments.
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/engine.h"
+
+namespace glmd {
+
+/// One sentence that names the file or argument and the key.
+struct ConfigError : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+struct Config {
+    // [server]
+    std::string socket;                      // used when systemd passes none
+    int max_connections = 256;
+    int max_connections_per_uid = 64;
+    std::int64_t max_body_bytes = 8 << 20;
+    int idle_timeout_s = 120;                // between requests, and for a request's header
+    int body_timeout_s = 60;
+    int write_timeout_s = 30;
+    bool verbose = false;
+    // [storage]
+    std::string state_directory, cache_directory;
+    std::int64_t max_sessions = 10000;       // per identity
+    std::int64_t max_session_bytes = std::int64_t(1) << 30;
+    // [engine]
+    std::string model;                       // path, or name of a file in STATE/models; empty: STATE/models/default.gguf
+    EngineOptions engine;
+
+    std::string models_directory() const { return state_directory + "/models"; }
+    /// The file to load; it need not exist.
+    std::string model_path() const;
+    std::vector<std::string> files;          // what was read, in this order
+};
+
+/// Throws ConfigError. Exits by itself for --help and --version (as CLI11 does).
+Config read_config(int argc, const char* const* argv);
+/// Adds one TOML text to a configuration; `where` is for messages.
+void apply_toml(Config& config, std::string_view text, const std::string& where);
+/// "4G", "512M", "1073741824".
+std::int64_t parse_bytes(const std::string& text, const std::string& where);
+/// Ranges of everything; throws ConfigError.
+void validate(const Config& config);
+
+}  // namespace glmd

@@ -1,0 +1,30 @@
+// OpenAI's chat completions: stateless. What the template can't say (tools, images) is refused by name.
+#include "daemon/endpoints/completion_stream.h"
+#include "daemon/messages.h"
+
+namespace glmd::endpoints {
+
+Answer create_chat_completion(Application& app, Exchange& exchange) {
+    json::object body = parse_body(exchange.request().body);
+    Parameters parameters(body);
+    std::optional<std::string> model = parameters.text("model");
+    const json::array* array = parameters.array("messages");
+    if (!array) throw bad_parameter("messages", "'messages' is missing.", "missing_required_parameter");
+    std::vector<ChatMessage> messages = read_messages(*array, "messages");
+    CompletionCall call = read_completion(parameters, exchange.request(), true);
+    parameters.only("tools", {"[]"});
+    parameters.only("tool_choice", {"\"auto\"", "\"none\""});
+    parameters.only("functions", {"[]"});
+    parameters.only("response_format", {"{\"type\":\"text\"}"});
+    parameters.only("modalities", {"[\"text\"]"});
+    parameters.only("parallel_tool_calls", {"true", "false"});
+    parameters.ignore({"store", "metadata"});
+    parameters.finish();
+
+    std::shared_ptr<Engine> engine = app.require_engine(model);
+    require_queue(app, *engine);
+    call.request.prompt = co_await render_prompt(app, engine, std::move(messages));
+    co_await answer_completion(app, exchange, engine, std::move(call));
+}
+
+}  // namespace glmd::endpoints

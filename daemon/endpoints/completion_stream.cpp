@@ -1,0 +1,171 @@
+// Nothing is stored here. A cancelled generation has no honest finish_reason in this API: its client is gone, or the
+// service is stopping, which ends the stream with an error.
+#include "daemon/endpoints/completion_stream.h"
+
+#include "daemon/messages.h"
+
+namespace glmd::endpoints {
+
+CompletionCall read_completion(Parameters& parameters, const HttpRequest& request, bool chat) {
+    CompletionCall call;
+    call.chat = chat;
+    call.id = new_id(chat ? "chatcmpl-" : "cmpl-");
+    call.created = unix_now();
+    call.stream = parameters.boolean("stream").value_or(false);
+    if (const json::object* object = parameters.object("stream_options")) {
+        Parameters options(*object, "stream_options");
+        call.include_usage = options.boolean("include_usage").value_or(false);
+        options.ignore({"include_obfuscation"});
+        options.finish();
+    }
+    call.request.uid = request.identity.uid;
+    call.request.tenant = request.identity.tenant;
+    call.request.sampling = read_sampling(parameters);
+    call.request.stop = read_stop(parameters);
+    auto max_tokens = parameters.integer("max_tokens", 1, 1 << 24);
+    auto max_completion = parameters.integer("max_completion_tokens", 1, 1 << 24);
+    if (max_tokens && max_completion && *max_tokens != *max_completion)
+        throw bad_parameter("max_tokens", "'max_tokens' and 'max_completion_tokens' differ.");
+    call.request.max_tokens = int(max_completion ? *max_completion : max_tokens.value_or(0));
+    parameters.only("n", {"1"});
+    parameters.only("best_of", {"1"});
+    parameters.only("frequency_penalty", {"0"});
+    parameters.only("presence_penalty", {"0"});
+    parameters.only("logit_bias", {"{}"});
+    parameters.only("service_tier", {"\"auto\"", "\"default\""});
+    if (chat) {
+        parameters.only("logprobs", {"false"});
+        parameters.only("top_logprobs", {"0"});
+    } else {
+        parameters.only("logprobs", {});
+    }
+    parameters.ignore({"user", "safety_identifier", "prompt_cache_key"});
+    return call;
+}
+
+json::object usage_json(const Usage& usage) {
+    json::object out;
+    out["prompt_tokens"] = usage.prompt_tokens;
+    out["completion_tokens"] = usage.completion_tokens;
+    out["total_tokens"] = usage.prompt_tokens + usage.completion_tokens;
+    return out;
+}
+
+json::object timing_json(const Usage& usage) {
+    json::object out;
+    out["queue_s"] = usage.queue_s;
+    out["prefill_s"] = usage.prefill_s;
+    out["decode_s"] = usage.decode_s;
+    return out;
+}
+
+namespace {
+
+/// Throws for what is no answer; else OpenAI's finish_reason.
+const char* finish_name(Application& app, const GenerationRun::Finish& finish) {
+    switch (finish.reason) {
+        case FinishReason::stop: return "stop";
+        case FinishReason::length: return "length";
+        case FinishReason::cancelled:
+            throw HttpError(503, app.stopping ? "stopping" : "cancelled", app.stopping ? "The service is stopping." : "The generation was cancelled.", "", 2);
+        case FinishReason::deadline: throw HttpError(503, "deadline", "The deadline has passed.");
+        case FinishReason::error: break;
+    }
+    throw HttpError(500, "engine_error", finish.message.empty() ? "The engine failed." : finish.message);
+}
+
+json::object envelope(const CompletionCall& call, const char* object) {
+    json::object out;
+    out["id"] = call.id;
+    out["object"] = object;
+    out["created"] = call.created;
+    out["model"] = call.model;
+    return out;
+}
+
+/// One choice; finish is null while it goes on.
+json::object choice_json(const CompletionCall& call, const char* field, json::value content, const char* finish) {
+    json::object choice;
+    choice["index"] = 0;
+    choice[field] = std::move(content);
+    choice["logprobs"] = nullptr;
+    if (finish) choice["finish_reason"] = finish; else choice["finish_reason"] = nullptr;
+    (void)call;
+    return choice;
+}
+
+std::string chunk(const CompletionCall& call, json::value content, const char* finish) {
+    json::object out = envelope(call, call.chat ? "chat.completion.chunk" : "text_completion");
+    json::array choices;
+    choices.push_back(choice_json(call, call.chat ? "delta" : "text", std::move(content), finish));
+    out["choices"] = std::move(choices);
+    if (call.include_usage) out["usage"] = nullptr;
+    return json::serialize(out);
+}
+
+json::value delta(const CompletionCall& call, const std::string& text) {
+    if (!call.chat) return json::value(text);
+    json::object out;
+    if (!text.empty()) out["content"] = text;
+    return out;
+}
+
+}  // namespace
+
+asio::awaitable<void> answer_completion(Application& app, Exchange& exchange, std::shared_ptr<Engine> engine, CompletionCall call) {
+    call.model = app.model_id();
+    call.request.max_tokens = fit_max_tokens(*engine, call.request.prompt.size(), call.request.max_tokens, call.chat ? "messages" : "prompt");
+    GenerationRun run(app, engine, std::move(call.request), exchange);
+    if (!call.stream) {
+        std::string text = co_await run.collect();
+        const char* finish = finish_name(app, run.finish());
+        json::object out = envelope(call, call.chat ? "chat.completion" : "text_completion");
+        json::array choices;
+        if (call.chat) {
+            json::object message;
+            message["role"] = "assistant";
+            message["content"] = text;
+            message["refusal"] = nullptr;
+            choices.push_back(choice_json(call, "message", std::move(message), finish));
+        } else {
+            choices.push_back(choice_json(call, "text", json::value(text), finish));
+        }
+        out["choices"] = std::move(choices);
+        out["usage"] = usage_json(run.finish().usage);
+        out["glm"] = timing_json(run.finish().usage);
+        co_await exchange.respond(json_response(out));
+        co_return;
+    }
+    EventStream& events = exchange.events();
+    if (call.chat) {
+        json::object first;
+        first["role"] = "assistant";
+        first["content"] = "";
+        events.queue("", chunk(call, std::move(first), nullptr));
+    }
+    co_await events.flush();
+    std::string text;
+    for (;;) {
+        bool more = co_await run.next(text, std::chrono::steady_clock::now() + keep_alive_interval);
+        if (!text.empty()) {
+            events.queue("", chunk(call, delta(call, text), nullptr));
+            co_await events.flush();
+        } else if (more) {
+            co_await events.keep_alive();
+        }
+        if (!more) break;
+    }
+    const char* finish = finish_name(app, run.finish());
+    events.queue("", chunk(call, delta(call, ""), finish));
+    if (call.include_usage) {
+        json::object out = envelope(call, call.chat ? "chat.completion.chunk" : "text_completion");
+        out["choices"] = json::array();
+        out["usage"] = usage_json(run.finish().usage);
+        out["glm"] = timing_json(run.finish().usage);
+        events.queue("", json::serialize(out));
+    }
+    events.queue("", "[DONE]");
+    co_await events.flush();
+}
+
+}  // namespace glmd::endpoints

@@ -1,0 +1,28 @@
+#pragma once
+// What chat completions and completions have in common: they differ in the shape of their JSON only.
+#include <functional>
+#include <string>
+
+#include "daemon/endpoints/endpoints.h"
+#include "daemon/generation.h"
+#include "daemon/parameters.h"
+
+namespace glmd::endpoints {
+
+struct CompletionCall {
+    std::string id, model;
+    std::int64_t created = 0;
+    bool stream = false, include_usage = false;
+    bool chat = true;
+    GenerationRequest request;
+};
+
+/// The parameters that both have; leaves prompt empty.
+CompletionCall read_completion(Parameters& parameters, const HttpRequest& request, bool chat);
+/// Generates and answers. The prompt must be there.
+asio::awaitable<void> answer_completion(Application& app, Exchange& exchange, std::shared_ptr<Engine> engine, CompletionCall call);
+
+json::object usage_json(const Usage& usage);
+json::object timing_json(const Usage& usage);
+
+}  // namespace glmd::endpoints

@@ -1,0 +1,183 @@
+// Conversations and their items, as OpenAI has them, and a list of all of one's own as an extension ("glm" fields are ours).
+#include "daemon/endpoints/endpoints.h"
+#include "daemon/messages.h"
+#include "daemon/parameters.h"
+
+namespace glmd::endpoints {
+namespace {
+
+constexpr std::size_t max_items_per_call = 20;
+
+json::object conversation_json(const Conversation& conversation, bool with_extension = true) {
+    json::object out;
+    out["id"] = conversation.id;
+    out["object"] = "conversation";
+    out["created_at"] = conversation.created_at;
+    out["metadata"] = json::parse(conversation.metadata);
+    if (with_extension) {
+        json::object glm;
+        glm["updated_at"] = conversation.updated_at;
+        glm["items"] = conversation.items;
+        glm["preview"] = conversation.preview;
+        out["glm"] = std::move(glm);
+    }
+    return out;
+}
+
+json::object list_json(json::array data, bool has_more) {
+    json::object list;
+    list["object"] = "list";
+    list["first_id"] = nullptr;
+    list["last_id"] = nullptr;
+    if (!data.empty()) {
+        list["first_id"] = data.front().as_object()["id"];
+        list["last_id"] = data.back().as_object()["id"];
+    }
+    list["data"] = std::move(data);
+    list["has_more"] = has_more;
+    return list;
+}
+
+HttpError no_conversation(const std::string& id) {
+    return HttpError(404, "conversation_not_found", "There is no conversation '" + id + "'.", "conversation");
+}
+
+HttpError no_item(const std::string& id) { return HttpError(404, "item_not_found", "There is no item '" + id + "'.", "item"); }
+
+std::string query(const HttpRequest& request, const std::string& name) {
+    auto found = request.query.find(name);
+    return found == request.query.end() ? "" : found->second;
+}
+
+std::vector<Item> checked_items(const json::array& array) {
+    if (array.size() > max_items_per_call) throw bad_parameter("items", "'items' has at most 20 items.");
+    return read_items(array, "items");
+}
+
+}  // namespace
+
+Answer create_conversation(Application& app, Exchange& exchange) {
+    const Identity& identity = exchange.request().identity;
+    json::object body = parse_body(exchange.request().body);
+    Parameters parameters(body);
+    std::string metadata = read_metadata(parameters);
+    std::vector<Item> items;
+    if (const json::array* array = parameters.array("items")) items = checked_items(*array);
+    parameters.finish();
+    Conversation created = co_await app.storage.call([&](SessionStore& store) {
+        Conversation conversation = store.create_conversation(identity, metadata);
+        if (!items.empty()) {
+            store.append_items(identity, conversation.id, items);
+            if (auto fresh = store.conversation(identity, conversation.id)) conversation = *fresh;
+        }
+        return conversation;
+    });
+    co_await exchange.respond(json_response(conversation_json(created)));
+}
+
+Answer list_conversations(Application& app, Exchange& exchange) {
+    const Identity& identity = exchange.request().identity;
+    int limit = read_limit(exchange.request(), 20);
+    std::string after = query(exchange.request(), "after");
+    std::vector<Conversation> found = co_await app.storage.call(
+        [&](SessionStore& store) { return store.conversations(identity, limit + 1, after); });
+    bool more = found.size() > std::size_t(limit);
+    if (more) found.resize(std::size_t(limit));
+    json::array data;
+    for (const Conversation& one : found) data.push_back(conversation_json(one));
+    co_await exchange.respond(json_response(list_json(std::move(data), more)));
+}
+
+Answer get_conversation(Application& app, Exchange& exchange) {
+    const Identity& identity = exchange.request().identity;
+    const std::string& id = exchange.request().path_parameters.at(0);
+    std::optional<Conversation> found = co_await app.storage.call([&](SessionStore& store) { return store.conversation(identity, id); });
+    if (!found) throw no_conversation(id);
+    co_await exchange.respond(json_response(conversation_json(*found)));
+}
+
+Answer update_conversation(Application& app, Exchange& exchange) {
+    const Identity& identity = exchange.request().identity;
+    const std::string& id = exchange.request().path_parameters.at(0);
+    json::object body = parse_body(exchange.request().body);
+    Parameters parameters(body);
+    std::string metadata = read_metadata(parameters);
+    parameters.finish();
+    std::optional<Conversation> found = co_await app.storage.call([&](SessionStore& store) -> std::optional<Conversation> {
+        if (!store.set_metadata(identity, id, metadata)) return std::nullopt;
+        return store.conversation(identity, id);
+    });
+    if (!found) throw no_conversation(id);
+    co_await exchange.respond(json_response(conversation_json(*found)));
+}
+
+Answer delete_conversation(Application& app, Exchange& exchange) {
+    const Identity& identity = exchange.request().identity;
+    const std::string& id = exchange.request().path_parameters.at(0);
+    Application::Busy busy(app, identity, id);
+    bool removed = co_await app.storage.call([&](SessionStore& store) { return store.remove_conversation(identity, id); });
+    if (!removed) throw no_conversation(id);
+    json::object out;
+    out["id"] = id;
+    out["object"] = "conversation.deleted";
+    out["deleted"] = true;
+    co_await exchange.respond(json_response(out));
+}
+
+Answer create_items(Application& app, Exchange& exchange) {
+    const Identity& identity = exchange.request().identity;
+    const std::string& id = exchange.request().path_parameters.at(0);
+    json::object body = parse_body(exchange.request().body);
+    Parameters parameters(body);
+    const json::array* array = parameters.array("items");
+    if (!array || array->empty()) throw bad_parameter("items", "'items' is missing.", "missing_required_parameter");
+    std::vector<Item> items = checked_items(*array);
+    parameters.finish();
+    Application::Busy busy(app, identity, id);
+    std::optional<std::vector<Item>> added = co_await app.storage.call(
+        [&](SessionStore& store) { return store.append_items(identity, id, items); });
+    if (!added) throw no_conversation(id);
+    json::array data;
+    for (const Item& item : *added) data.push_back(item_json(item));
+    co_await exchange.respond(json_response(list_json(std::move(data), false)));
+}
+
+Answer list_items(Application& app, Exchange& exchange) {
+    const Identity& identity = exchange.request().identity;
+    const std::string& id = exchange.request().path_parameters.at(0);
+    int limit = read_limit(exchange.request(), 20);
+    std::string after = query(exchange.request(), "after"), order = query(exchange.request(), "order");
+    if (!order.empty() && order != "asc" && order != "desc") throw bad_parameter("order", "'order' must be asc or desc.");
+    std::optional<std::vector<Item>> found = co_await app.storage.call(
+        [&](SessionStore& store) { return store.items(identity, id, limit + 1, after, order != "asc"); });
+    if (!found) throw no_conversation(id);
+    bool more = found->size() > std::size_t(limit);
+    if (more) found->resize(std::size_t(limit));
+    json::array data;
+    for (const Item& item : *found) data.push_back(item_json(item));
+    co_await exchange.respond(json_response(list_json(std::move(data), more)));
+}
+
+Answer get_item(Application& app, Exchange& exchange) {
+    const Identity& identity = exchange.request().identity;
+    const std::string& id = exchange.request().path_parameters.at(0);
+    const std::string& item_id = exchange.request().path_parameters.at(1);
+    std::optional<Item> found = co_await app.storage.call([&](SessionStore& store) { return store.item(identity, id, item_id); });
+    if (!found) throw no_item(item_id);
+    co_await exchange.respond(json_response(item_json(*found)));
+}
+
+Answer delete_item(Application& app, Exchange& exchange) {
+    const Identity& identity = exchange.request().identity;
+    const std::string& id = exchange.request().path_parameters.at(0);
+    const std::string& item_id = exchange.request().path_parameters.at(1);
+    Application::Busy busy(app, identity, id);
+    std::optional<Conversation> left = co_await app.storage.call([&](SessionStore& store) -> std::optional<Conversation> {
+        if (!store.remove_item(identity, id, item_id)) return std::nullopt;
+        return store.conversation(identity, id);
+    });
+    if (!left) throw no_item(item_id);
+    co_await exchange.respond(json_response(conversation_json(*left)));
+}
+
+}  // namespace glmd::endpoints

@@ -1,0 +1,36 @@
+// 200 only when a request for text would be answered. ?deep=1 asks the engine for one real token.
+#include "daemon/endpoints/endpoints.h"
+#include "daemon/generation.h"
+#include "daemon/messages.h"
+
+namespace glmd::endpoints {
+
+Answer health(Application& app, Exchange& exchange) {
+    std::shared_ptr<Engine> engine = app.require_engine(std::nullopt);
+    json::object body;
+    body["status"] = "ok";
+    body["model"] = app.model_id();
+    auto deep = exchange.request().query.find("deep");
+    if (deep != exchange.request().query.end() && deep->second != "0") {
+        auto begun = std::chrono::steady_clock::now();
+        ChatMessage hello;
+        hello.role = "user";
+        hello.content = "Hi";
+        std::vector<ChatMessage> messages(1, hello);
+        GenerationRequest request;
+        request.prompt = co_await render_prompt(app, engine, messages);
+        request.uid = exchange.request().identity.uid;
+        request.tenant = exchange.request().identity.tenant;
+        request.max_tokens = 1;
+        request.sampling.temperature = 0;
+        request.deadline = begun + std::chrono::seconds(30);
+        GenerationRun run(app, engine, std::move(request), exchange);
+        std::string text = co_await run.collect();
+        if (run.finish().reason == FinishReason::error || run.finish().reason == FinishReason::deadline)
+            throw HttpError(503, "unhealthy", "The engine gave no token.");
+        body["token_ms"] = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begun).count();
+    }
+    co_await exchange.respond(json_response(body));
+}
+
+}  // namespace glmd::endpoints

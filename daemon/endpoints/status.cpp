@@ -1,0 +1,83 @@
+// Numbers only: what `glm status` and `glm top` show.
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "daemon/endpoints/endpoints.h"
+#include "daemon/version.h"
+
+namespace glmd::endpoints {
+namespace {
+
+std::int64_t resident_bytes() {
+    long pages = 0, resident = 0;
+    if (FILE* file = std::fopen("/proc/self/statm", "r")) {
+        if (std::fscanf(file, "%ld %ld", &pages, &resident) != 2) resident = 0;
+        std::fclose(file);
+    }
+    return std::int64_t(resident) * ::sysconf(_SC_PAGESIZE);
+}
+
+std::string_view state_name(ModelState state) {
+    switch (state) {
+        case ModelState::loading: return "loading";
+        case ModelState::ready: return "ready";
+        case ModelState::missing: return "no_model";
+        case ModelState::failed: break;
+    }
+    return "failed";
+}
+
+}  // namespace
+
+Answer status(Application& app, Exchange& exchange) {
+    SessionStore::Counts counts = co_await app.storage.call([](SessionStore& store) { return store.counts(); });
+    json::object body;
+    body["object"] = "glm.status";
+    body["version"] = version;
+    body["uptime_s"] = std::chrono::duration<double>(std::chrono::steady_clock::now() - app.started).count();
+    body["requests"] = app.requests;
+    body["connections"] = app.connections;
+    json::object memory;
+    memory["resident_bytes"] = resident_bytes();
+    body["memory"] = std::move(memory);
+    json::object sessions;
+    sessions["conversations"] = counts.conversations;
+    sessions["responses"] = counts.responses;
+    sessions["bytes"] = counts.bytes;
+    body["sessions"] = std::move(sessions);
+    json::object model;
+    model["state"] = state_name(app.model_state());
+    model["id"] = app.model_id();
+    body["engine"] = nullptr;
+    if (std::shared_ptr<Engine> engine = app.engine()) {
+        const ModelInfo& info = engine->model();
+        model["name"] = info.name;
+        model["architecture"] = info.architecture;
+        model["quantization"] = info.quantization;
+        model["parameters"] = info.parameters;
+        model["context"] = info.context;
+        model["trained_context"] = info.trained_context;
+        model["weight_bytes"] = info.weight_bytes;
+        model["kv_bytes"] = info.kv_bytes;
+        model["workspace_bytes"] = info.workspace_bytes;
+        model["backend"] = info.backend;
+        model["load_s"] = info.load_s;
+        EngineStatus now = engine->status();
+        json::object work;
+        work["running"] = now.running;
+        work["queued"] = now.queued;
+        work["kv_blocks_used"] = now.kv_blocks_used;
+        work["kv_blocks"] = now.kv_blocks;
+        work["prompt_tokens"] = now.prompt_tokens;
+        work["completion_tokens"] = now.completion_tokens;
+        work["requests"] = now.requests;
+        work["decode_tokens_per_s"] = now.decode_tokens_per_s;
+        work["steps"] = now.steps;
+        body["engine"] = std::move(work);
+    }
+    body["model"] = std::move(model);
+    co_await exchange.respond(json_response(body));
+}
+
+}  // namespace glmd::endpoints

@@ -1,0 +1,138 @@
+// The channel is the only object that both threads touch. The engine appends under a mutex and posts at most one wake-up
+// at a time; text that comes meanwhile is merged into one piece. A reader that lets more than 1 MiB pile up is cancelled.
+#include "daemon/generation.h"
+
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <mutex>
+
+namespace glmd {
+
+namespace {
+constexpr std::size_t max_pending = 1 << 20;
+}
+
+struct GenerationRun::Channel : std::enable_shared_from_this<Channel> {
+    explicit Channel(asio::io_context& context) : io(context), timer(context) {}
+
+    asio::io_context& io;
+    asio::steady_timer timer;   // I/O thread: what next() sleeps on
+    std::function<void()> cancel;  // I/O thread
+    std::mutex mutex;           // guards what follows
+    std::string text;
+    bool finished = false, posted = false, overflow = false, abandoned = false;
+    Finish finish;
+
+    /// Engine's thread, with the mutex held.
+    void wake() {
+        if (posted || abandoned) return;
+        posted = true;
+        asio::post(io, [self = shared_from_this()] {
+            bool too_much;
+            {
+                std::lock_guard lock(self->mutex);
+                self->posted = false;
+                too_much = self->overflow;
+            }
+            if (too_much && self->cancel) self->cancel();
+            self->timer.cancel();
+        });
+    }
+};
+
+GenerationRun::GenerationRun(Application& app, std::shared_ptr<Engine> engine, GenerationRequest request, Exchange& exchange)
+    : app_(app), exchange_(exchange), engine_(std::move(engine)), channel_(std::make_shared<Channel>(app.io)) {
+    if (app.stopping) throw HttpError(503, "stopping", "The service is stopping.", "", 2);
+    GenerationSink sink;
+    sink.on_text = [channel = channel_](std::string text) {
+        std::lock_guard lock(channel->mutex);
+        if (channel->abandoned || channel->overflow) return;
+        channel->text += text;
+        if (channel->text.size() > max_pending) channel->overflow = true;
+        channel->wake();
+    };
+    sink.on_finish = [channel = channel_](FinishReason reason, Usage usage, std::string message) {
+        std::lock_guard lock(channel->mutex);
+        channel->finished = true;
+        channel->finish = {reason, usage, std::move(message)};
+        channel->wake();
+    };
+    sink.on_prefill = [](int, int) {};
+    Engine::Submitted submitted = engine_->submit(std::move(request), std::move(sink));
+    switch (submitted.error) {
+        case SubmitError::none: break;
+        case SubmitError::queue_full: throw queue_full();
+        case SubmitError::too_long: throw HttpError(400, "context_length_exceeded", "The prompt doesn't fit the model's context.");
+        case SubmitError::empty: throw HttpError(400, "invalid_value", "The prompt is empty.");
+        case SubmitError::stopping: throw HttpError(503, "stopping", "The engine is stopping.", "", 2);
+    }
+    generation_ = std::move(submitted.generation);
+    app_.runs.insert(this);
+    channel_->cancel = [this] { cancel(); };
+    if (exchange_.disconnected()) cancel();
+    exchange_.on_disconnect([this] { cancel(); });
+}
+
+GenerationRun::~GenerationRun() {
+    exchange_.on_disconnect({});
+    app_.runs.erase(this);
+    channel_->cancel = {};
+    {
+        std::lock_guard lock(channel_->mutex);
+        channel_->abandoned = true;
+    }
+    generation_.reset();
+}
+
+void GenerationRun::cancel() {
+    if (generation_) generation_->cancel();
+}
+
+const GenerationRun::Finish& GenerationRun::finish() const { return channel_->finish; }
+
+asio::awaitable<bool> GenerationRun::next(std::string& text, std::chrono::steady_clock::time_point until) {
+    text.clear();
+    for (;;) {
+        {
+            std::lock_guard lock(channel_->mutex);
+            text.swap(channel_->text);
+            if (channel_->finished) co_return false;
+            if (!text.empty()) co_return true;
+        }
+        if (std::chrono::steady_clock::now() >= until) co_return true;
+        // No wake-up is lost: it is posted to this thread, so it runs after async_wait has begun.
+        channel_->timer.expires_at(until);
+        boost::system::error_code ignored;
+        co_await channel_->timer.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
+    }
+}
+
+asio::awaitable<std::string> GenerationRun::collect() {
+    std::string all, piece;
+    for (;;) {
+        bool more = co_await next(piece, std::chrono::steady_clock::now() + std::chrono::hours(1));
+        all += piece;
+        if (!more) break;
+    }
+    co_return all;
+}
+
+int fit_max_tokens(const Engine& engine, std::size_t prompt_tokens, int max_tokens, const std::string& param) {
+    int context = engine.model().context;
+    if (prompt_tokens + 1 > std::size_t(context))
+        throw HttpError(400, "context_length_exceeded",
+                        "The model's context is " + std::to_string(context) + " tokens, the prompt has " + std::to_string(prompt_tokens) +
+                            "; at least one more is needed for the answer.", param);
+    int room = context - int(prompt_tokens);
+    return max_tokens == 0 ? room : std::min(max_tokens, room);
+}
+
+HttpError queue_full() { return HttpError(429, "queue_full", "Too many requests are waiting.", "", 5); }
+
+void require_queue(const Application& app, const Engine& engine) {
+    EngineStatus status = engine.status();
+    if (status.queued >= app.config.engine.max_queue) throw queue_full();
+}
+
+}  // namespace glmd

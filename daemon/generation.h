@@ -1,0 +1,55 @@
+#pragma once
+// One generation as a coroutine sees it: from the engine's thread, where tokens appear, to the I/O thread, in pieces.
+#include <boost/asio/awaitable.hpp>
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "daemon/application.h"
+#include "daemon/http.h"
+#include "engine/engine.h"
+
+namespace glmd {
+
+class GenerationRun {
+public:
+    /// Submits; a disconnect of the exchange's peer cancels. Throws HttpError (429, 400, 503).
+    GenerationRun(Application& app, std::shared_ptr<Engine> engine, GenerationRequest request, Exchange& exchange);
+    ~GenerationRun();
+    GenerationRun(const GenerationRun&) = delete;
+    GenerationRun& operator=(const GenerationRun&) = delete;
+
+    /// Text since the last call; waits for some until the time given. False: that was the last piece, see finish().
+    asio::awaitable<bool> next(std::string& text, std::chrono::steady_clock::time_point until);
+
+    struct Finish {
+        FinishReason reason = FinishReason::error;
+        Usage usage;
+        std::string message;
+    };
+    const Finish& finish() const;
+    void cancel();
+
+    /// All the text, to the end.
+    asio::awaitable<std::string> collect();
+
+private:
+    struct Channel;
+    Application& app_;
+    Exchange& exchange_;
+    std::shared_ptr<Engine> engine_;        // before the generation: it must outlive it
+    std::shared_ptr<Channel> channel_;
+    std::unique_ptr<Generation> generation_;
+};
+
+/// Throws 400 context_length_exceeded, or fits max_tokens to what the context leaves.
+int fit_max_tokens(const Engine& engine, std::size_t prompt_tokens, int max_tokens, const std::string& param);
+HttpError queue_full();
+/// Throws 429 before anything is stored when the queue is full already.
+void require_queue(const Application& app, const Engine& engine);
+
+/// Sends comments while nothing else is sent.
+inline constexpr std::chrono::seconds keep_alive_interval{15};
+
+}  // namespace glmd

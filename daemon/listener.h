@@ -1,0 +1,41 @@
+#pragma once
+// Sockets: from systemd, or one that we bind ourselves. Accepts, looks at who it is, and starts connections.
+#include <boost/asio/local/stream_protocol.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <list>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+
+#include "daemon/application.h"
+#include "daemon/connection.h"
+
+namespace glmd {
+
+class Listener {
+public:
+    /// Takes over systemd's sockets or binds config.socket. Throws std::runtime_error.
+    explicit Listener(Application& app);
+    ~Listener();
+
+    void start();
+    /// No new connections; idle ones are closed, the others after their answer.
+    void drain();
+    bool idle() const { return open_.empty(); }
+    std::string description() const;
+
+private:
+    struct Socket;
+    asio::awaitable<void> accept_loop(std::shared_ptr<Socket> socket);
+    void bind_own();
+
+    Application& app_;
+    std::list<std::shared_ptr<Socket>> sockets_;
+    std::map<int, std::weak_ptr<ConnectionHandle>> open_;
+    std::map<std::uint32_t, int> per_uid_;
+    int next_number_ = 0;
+    std::string bound_path_;
+};
+
+}  // namespace glmd

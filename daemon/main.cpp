@@ -1,0 +1,119 @@
+// glmd: options, storage, engine, listener, and then the event loop until somebody says stop.
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstring>
+#include <filesystem>
+
+#include "daemon/application.h"
+#include "daemon/config.h"
+#include "daemon/listener.h"
+#include "daemon/log.h"
+#include "daemon/sd_service.h"
+#include "daemon/version.h"
+
+using namespace glmd;
+
+namespace {
+
+/// Two daemons on one state directory would both call the other's open answers interrupted.
+int lock_state(const std::string& directory) {
+    int fd = ::open((directory + "/lock").c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+    if (fd < 0) throw std::runtime_error(directory + ": " + std::strerror(errno));
+    if (::flock(fd, LOCK_EX | LOCK_NB) != 0) throw std::runtime_error(directory + " is in use by another glmd");
+    return fd;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+    // Options: files, then arguments. What the daemon writes is nobody else's business.
+    Config config = read_config(argc, argv);
+    set_log_verbose(config.verbose);
+    ::umask(0077);
+    std::signal(SIGPIPE, SIG_IGN);
+
+    // Storage. Opening marks the answers of a run that ended badly as incomplete.
+    std::filesystem::create_directories(config.models_directory());
+    std::filesystem::create_directories(config.cache_directory);
+    int lock = lock_state(config.state_directory);
+    StoreOptions store;
+    store.path = config.state_directory + "/sessions.db";
+    store.max_sessions_per_identity = config.max_sessions;
+    store.max_bytes_per_identity = config.max_session_bytes;
+
+    // The event loop goes last of all that follows: everything posts to it.
+    asio::io_context io(1);
+    Application app(io, config, SessionStore::open(store));
+
+    // Engine: loads in the background; until then the socket answers 503 model_loading.
+    app.load_model();
+
+    // Listener: systemd's sockets, or our own.
+    Listener listener(app);
+    listener.start();
+    SdService service(app);
+    log_info(std::string("glmd ") + version + " listens on " + listener.description());
+    service.ready();
+
+    // TERM and INT drain: no new requests, running answers are stored as incomplete, 10 seconds at most.
+    asio::signal_set stop_signals(io, SIGTERM, SIGINT), reload_signal(io, SIGHUP);
+    asio::steady_timer poll(io);
+    auto give_up = std::chrono::steady_clock::time_point::max();
+    std::function<void()> wait_for_the_last = [&] {
+        if (listener.idle() || std::chrono::steady_clock::now() > give_up) return io.stop();
+        app.cancel_generations();
+        poll.expires_after(std::chrono::milliseconds(20));
+        poll.async_wait([&](boost::system::error_code) { wait_for_the_last(); });
+    };
+    stop_signals.async_wait([&](boost::system::error_code error, int) {
+        if (error) return;
+        log_info("stopping");
+        app.stopping = true;
+        service.stopping();
+        reload_signal.cancel();
+        listener.drain();
+        give_up = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+        wait_for_the_last();
+    });
+
+    // HUP: the files again. A mistake in them keeps what is; sockets and directories stay as they are.
+    std::function<void(boost::system::error_code, int)> on_reload = [&](boost::system::error_code error, int) {
+        if (error) return;
+        service.reloading();
+        try {
+            Config fresh = read_config(argc, argv);
+            fresh.state_directory = app.config.state_directory;
+            fresh.cache_directory = fresh.engine.cache_directory = app.config.cache_directory;
+            fresh.socket = app.config.socket;
+            app.config = std::move(fresh);
+            set_log_verbose(app.config.verbose);
+            app.load_model();
+            log_info("configuration read again");
+        } catch (const std::exception& e) {
+            log_error(std::string("reload refused: ") + e.what());
+        }
+        service.reloaded();
+        reload_signal.async_wait(on_reload);
+    };
+    reload_signal.async_wait(on_reload);
+
+    // Run. Then the helper threads first, so that nothing posts to a loop that is gone.
+    io.run();
+    app.shut_down();
+    ::close(lock);
+    log_info("stopped");
+    return 0;
+} catch (const ConfigError& e) {
+    log_error(e.what());
+    return 78;  // EX_CONFIG: RestartPreventExitStatus in the unit
+} catch (const std::exception& e) {
+    log_error(e.what());
+    return 1;
+}

@@ -1,0 +1,160 @@
+// Content arrives as a string or as a list of typed text parts; the store and the engine know strings only.
+// Rendering runs on the text pool, because a prompt of megabytes takes longer than a stream may stall.
+#include "daemon/messages.h"
+
+#include <ctime>
+
+#include "daemon/parameters.h"
+
+namespace glmd {
+namespace {
+
+std::string read_content(const json::value* content, const std::string& param) {
+    if (!content) throw bad_parameter(param, "'" + param + "' is missing.", "missing_required_parameter");
+    if (content->is_string()) return std::string(content->get_string());
+    if (!content->is_array()) throw bad_parameter(param, "'" + param + "' must be a string or an array of text parts.", "invalid_type");
+    std::string text;
+    int index = 0;
+    for (const json::value& value : content->get_array()) {
+        std::string at = param + "[" + std::to_string(index++) + "]";
+        if (!value.is_object()) throw bad_parameter(at, "'" + at + "' must be an object.", "invalid_type");
+        Parameters part(value.get_object(), at);
+        std::string type = part.text("type").value_or("");
+        if (type != "text" && type != "input_text" && type != "output_text")
+            throw bad_parameter(at + ".type", "Only text parts are supported.", "unsupported_parameter");
+        std::optional<std::string> piece = part.text("text");
+        if (!piece) throw bad_parameter(at + ".text", "'" + at + ".text' is missing.", "missing_required_parameter");
+        part.ignore({"annotations", "logprobs"});
+        part.finish();
+        text += *piece;
+    }
+    return text;
+}
+
+std::string read_role(Parameters& message) {
+    std::string role = message.text("role").value_or("");
+    if (role == "developer") role = "system";
+    if (role != "system" && role != "user" && role != "assistant")
+        throw bad_parameter(message.path("role"), "'" + message.path("role") + "' must be system, developer, user or assistant.");
+    return role;
+}
+
+}  // namespace
+
+std::vector<ChatMessage> read_messages(const json::array& messages, const std::string& param) {
+    if (messages.empty()) throw bad_parameter(param, "'" + param + "' is empty.");
+    std::vector<ChatMessage> out;
+    for (const json::value& value : messages) {
+        std::string at = param + "[" + std::to_string(out.size()) + "]";
+        if (!value.is_object()) throw bad_parameter(at, "'" + at + "' must be an object.", "invalid_type");
+        Parameters message(value.get_object(), at);
+        ChatMessage one;
+        one.role = read_role(message);
+        one.content = read_content(message.any("content"), at + ".content");
+        message.only("tool_calls", {"[]"});
+        message.only("audio", {});
+        message.only("function_call", {});
+        message.ignore({"name", "refusal", "annotations"});
+        message.finish();
+        out.push_back(std::move(one));
+    }
+    return out;
+}
+
+std::vector<Item> read_items(const json::array& items, const std::string& param) {
+    std::vector<Item> out;
+    for (const json::value& value : items) {
+        std::string at = param + "[" + std::to_string(out.size()) + "]";
+        if (!value.is_object()) throw bad_parameter(at, "'" + at + "' must be an object.", "invalid_type");
+        Parameters message(value.get_object(), at);
+        if (std::string type = message.text("type").value_or("message"); type != "message")
+            throw bad_parameter(at + ".type", "Only items of type 'message' are supported.", "unsupported_parameter");
+        Item item;
+        item.role = read_role(message);
+        item.content = read_content(message.any("content"), at + ".content");
+        message.ignore({"id", "status", "phase"});
+        message.finish();
+        out.push_back(std::move(item));
+    }
+    return out;
+}
+
+std::vector<Item> read_input(const json::value& input, const std::string& param) {
+    if (input.is_string()) {
+        Item item;
+        item.role = "user";
+        item.content = std::string(input.get_string());
+        std::vector<Item> out;
+        out.push_back(std::move(item));
+        return out;
+    }
+    if (!input.is_array()) throw bad_parameter(param, "'" + param + "' must be a string or an array.", "invalid_type");
+    return read_items(input.get_array(), param);
+}
+
+std::string_view status_name(ItemStatus status) {
+    switch (status) {
+        case ItemStatus::in_progress: return "in_progress";
+        case ItemStatus::completed: return "completed";
+        case ItemStatus::incomplete: break;
+    }
+    return "incomplete";
+}
+
+json::object item_json(const Item& item) {
+    json::object part;
+    bool output = item.role == "assistant";
+    part["type"] = output ? "output_text" : "input_text";
+    part["text"] = item.content;
+    if (output) {
+        part["annotations"] = json::array();
+        part["logprobs"] = json::array();
+    }
+    json::array content;
+    content.push_back(std::move(part));
+    json::object out;
+    out["id"] = item.id;
+    out["type"] = "message";
+    out["status"] = status_name(item.status);
+    out["role"] = item.role;
+    out["content"] = std::move(content);
+    return out;
+}
+
+asio::awaitable<std::vector<TokenId>> render_prompt(Application& app, std::shared_ptr<Engine> engine, std::vector<ChatMessage> messages) {
+    auto work = [&engine, &messages] { return engine->chat_template().render(messages, engine->tokenizer()); };
+    std::vector<TokenId> ids = co_await run_on(app.text_pool, work);
+    co_return ids;
+}
+
+asio::awaitable<Truncated> render_truncated(Application& app, std::shared_ptr<Engine> engine, std::vector<ChatMessage> messages, int reserve) {
+    auto work = [&engine, &messages, reserve] {
+        std::size_t fixed = 0;
+        while (fixed + 1 < messages.size() && messages[fixed].role == "system") ++fixed;
+        auto render = [&](std::size_t dropped) {
+            std::vector<ChatMessage> kept(messages.begin(), messages.begin() + std::ptrdiff_t(fixed));
+            kept.insert(kept.end(), messages.begin() + std::ptrdiff_t(fixed + dropped), messages.end());
+            return engine->chat_template().render(kept, engine->tokenizer());
+        };
+        std::size_t room = std::size_t(std::max(1, engine->model().context - reserve));
+        std::size_t low = 0, high = messages.size() - fixed - (messages.size() > fixed ? 1 : 0);
+        Truncated out;
+        out.prompt = render(0);
+        if (out.prompt.size() <= room) return out;
+        while (low < high) {  // the fewest that must go
+            std::size_t middle = (low + high) / 2;
+            if (render(middle).size() <= room) high = middle; else low = middle + 1;
+        }
+        // A conversation goes on with something the user said.
+        while (fixed + low + 1 < messages.size() && messages[fixed + low].role == "assistant") ++low;
+        out.dropped = low;
+        out.prompt = render(low);
+        return out;
+    };
+    Truncated result = co_await run_on(app.text_pool, work);
+    co_return result;
+}
+
+std::int64_t unix_now() { return std::int64_t(std::time(nullptr)); }
+
+}  // namespace glmd

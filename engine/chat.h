@@ -1,0 +1,51 @@
+#pragma once
+// Conversations and how a model wants them written. Rendered straight to ids, so that what a user types is only ever text.
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/tokenizer.h"
+
+namespace glmd {
+
+struct ChatMessage {
+    std::string role;  // system, user, assistant, tool
+    std::string content;
+};
+
+class ChatTemplate {
+public:
+    virtual ~ChatTemplate() = default;
+    /// The ids of a prompt that ends where the assistant begins to speak.
+    virtual std::vector<TokenId> render(std::span<const ChatMessage> messages, const Tokenizer& tokenizer) const = 0;
+    /// Ids that end an answer.
+    virtual std::vector<TokenId> end_ids(const Tokenizer& tokenizer) const = 0;
+    virtual std::string_view name() const = 0;
+};
+
+/// <|im_start|>role\n…<|im_end|>\n: SmolLM2 and many llama files. A default system message is put in front, if given,
+/// when the conversation has none.
+std::unique_ptr<ChatTemplate> make_chatml_template(std::string default_system);
+
+/// ChatGLM-6B: a first question goes in bare, later ones as "[Round 0]\n问：…\n答：…\n"; then [gMASK] <sop>.
+std::unique_ptr<ChatTemplate> make_chatglm1_template();
+/// ChatGLM2-6B: [gMASK] sop "[Round 1]\n\n问：…\n\n答：…\n\n", from the first question on.
+std::unique_ptr<ChatTemplate> make_chatglm2_template();
+/// ChatGLM3-6B: [gMASK] sop, then per message the id of its role, "\n" and the content, each encoded on its own.
+std::unique_ptr<ChatTemplate> make_chatglm3_template();
+/// GLM-4: [gMASK]<sop>, then <|role|>\n and the content in one piece.
+std::unique_ptr<ChatTemplate> make_glm4_template();
+/// GLM-4-0414: as GLM-4, with the system messages in front.
+std::unique_ptr<ChatTemplate> make_glm4_0414_template();
+/// GLM-Edge: as GLM-4 without [gMASK]<sop>.
+std::unique_ptr<ChatTemplate> make_glm_edge_template();
+
+class Gguf;
+
+/// Chooses by the architecture and by marks in the text of tokenizer.chat_template, which is never executed. Null when
+/// the file gives no hint: such a model completes text, it doesn't chat.
+std::unique_ptr<ChatTemplate> load_chat_template(const Gguf& file);
+
+}  // namespace glmd

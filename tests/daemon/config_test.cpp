@@ -1,0 +1,51 @@
+#include <catch2/catch.hpp>
+
+#include "daemon/config.h"
+
+using namespace glmd;
+
+TEST_CASE("a configuration file sets what it names") {
+    Config config;
+    apply_toml(config, "[server]\nmax_connections = 9\n[engine]\nprecision = \"exact\"\nmemory_budget = \"2G\"\nthreads = 3\n", "a.toml");
+    CHECK(config.max_connections == 9);
+    CHECK(config.engine.precision == Precision::exact);
+    CHECK(config.engine.memory_budget == std::size_t(2) << 30);
+    CHECK(config.engine.cpu.threads == 3);
+}
+
+TEST_CASE("mistakes in a configuration file are named") {
+    Config config;
+    auto message = [&](const char* text) -> std::string {
+        try {
+            apply_toml(config, text, "a.toml");
+        } catch (const ConfigError& e) {
+            return e.what();
+        }
+        return "";
+    };
+    CHECK(message("[engine]\nmodle = \"x\"\n") == "a.toml:2: unknown key \"engine.modle\"");
+    CHECK(message("[engin]\n").find("unknown section [engin]") != std::string::npos);
+    CHECK(message("threads = 1\n").find("unknown key \"threads\"") != std::string::npos);
+    CHECK(message("[engine]\nthreads = \"two\"\n").find("engine.threads must be an integer") != std::string::npos);
+    CHECK(message("[engine]\nprecision = \"medium\"\n").find("precision must be") != std::string::npos);
+    CHECK(message("[engine\n").find("a.toml:1") != std::string::npos);
+}
+
+TEST_CASE("sizes") {
+    CHECK(parse_bytes("512M", "x") == 512 << 20);
+    CHECK(parse_bytes("1.5GiB", "x") == 3ll << 29);
+    CHECK(parse_bytes("17", "x") == 17);
+    for (const char* bad : {"", "G", "4X", "-1", "4GG", "nan", "1e40"}) CHECK_THROWS_AS(parse_bytes(bad, "x"), ConfigError);
+}
+
+TEST_CASE("arguments win and ranges are checked") {
+    const char* good[] = {"glmd", "--config", "/dev/null", "--socket", "/tmp/s", "--state-dir", "/tmp/st", "--model", "/m/x.gguf", "--max-sequences", "3"};
+    Config config = read_config(int(std::size(good)), good);
+    CHECK(config.socket == "/tmp/s");
+    CHECK(config.model_path() == "/m/x.gguf");
+    CHECK(config.engine.max_sequences == 3);
+    const char* bad[] = {"glmd", "--config", "/dev/null", "--max-sequences", "0"};
+    CHECK_THROWS_AS(read_config(int(std::size(bad)), bad), ConfigError);
+    const char* unknown[] = {"glmd", "--frobnicate"};
+    CHECK_THROWS_AS(read_config(int(std::size(unknown)), unknown), ConfigError);
+}
