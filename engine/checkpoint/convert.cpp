@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <exception>
@@ -461,11 +462,13 @@ void convert_checkpoint(const ConvertOptions& options, const ConvertProgress& pr
     std::vector<std::string> paths;
     std::uint64_t file_bytes = 0;
     if (options.record_sources)
-        for (const auto* c : {&checkpoint, static_cast<const Checkpoint*>(prefix.get())})
-            for (const auto& f : c ? c->files() : std::vector<std::unique_ptr<MappedFile>>{}) {
+        for (const auto* c : {&checkpoint, static_cast<const Checkpoint*>(prefix.get())}) {
+            if (!c) continue;
+            for (const auto& f : c->files()) {
                 paths.push_back(f->path());
                 file_bytes += f->data().size();
             }
+        }
     Meter meter(progress, read + file_bytes);
 
     GgufWriter writer(options.output);

@@ -183,7 +183,7 @@ void Planner::prefix(const Checkpoint& from, const std::string& source, std::int
             }
         plan_.tensors.push_back(std::move(t));
     }
-    key("prefix_length", static_cast<std::uint32_t>(tokens));
+    key("prefix_tokens", static_cast<std::uint32_t>(tokens));
 }
 
 void Planner::check_all_used() const {
