@@ -19,29 +19,11 @@ namespace glmd {
 namespace {
 
 constexpr int group = 32;
-constexpr int lanes = 8;  // partial sums, so that the compiler can use vectors without changing the order of additions
 constexpr float rounder = 12582912.0f;  // 1.5 * 2^23: adding and subtracting it rounds to the nearest integer
 
-struct Fit {
-    float xq, qq;
-};
-
-/// Integers for scale 1 / inverse, and the sums of x q and q q.
-GLMD_WIDE Fit fit(const float* x, float inverse) {
-    float xq[lanes] = {}, qq[lanes] = {};
-    for (int i = 0; i < group; i += lanes)
-        for (int j = 0; j < lanes; ++j) {
-            float q = x[i + j] * inverse;
-            q = q < -8.0f ? -8.0f : q;
-            q = q > 7.0f ? 7.0f : q;
-            q = (q + rounder) - rounder;
-            xq[j] += x[i + j] * q;
-            qq[j] += q * q;
-        }
-    Fit f{0, 0};
-    for (int j = 0; j < lanes; ++j) f.xq += xq[j], f.qq += qq[j];
-    return f;
-}
+// Vectors of the compiler, which makes of them what the machine has; sums are in the same order on every machine.
+constexpr int lanes = 8, vectors = group / lanes;
+using Lanes = float __attribute__((vector_size(lanes * sizeof(float))));
 
 struct Candidate {
     std::int8_t q[group];
@@ -60,9 +42,11 @@ double squared_error(const float* x, const Candidate& c) {
 }
 
 void assign(const float* x, Candidate& c) {
-    const float d = half_to_float(c.scale);
-    for (int i = 0; i < group; ++i)
-        c.q[i] = d == 0 ? std::int8_t{0} : static_cast<std::int8_t>(std::clamp(std::nearbyint(x[i] / d), -8.0f, 7.0f));
+    const float d = half_to_float(c.scale), inverse = d == 0 ? 0 : 1.0f / d;
+    for (int i = 0; i < group; ++i) {
+        const float q = std::clamp(std::isfinite(inverse) ? x[i] * inverse : x[i] / d, -8.0f, 7.0f);
+        c.q[i] = static_cast<std::int8_t>((q + rounder) - rounder);
+    }
     c.error = squared_error(x, c);
 }
 
@@ -91,27 +75,48 @@ bool plain(const float* x, float m, Candidate& c) {
     return true;
 }
 
-void search(const float* x, float m, Candidate& best) {
+/// Sums of x q and q q for the best of the scales tried; {0, 0} when there is none.
+struct Fit {
+    float xq, qq;
+};
+GLMD_WIDE Fit best_fit(const float* x, float m) {
     // The group's largest value lands on n: 7 fits exactly on the short side, 8 on the long one, more is clipped.
-    constexpr float first = 6.0f, last = 11.0f, step = 0.25f;
-    float score = 0, xq = 0, qq = 0;
-    for (const float sign : {1.0f, -1.0f})
+    constexpr float first = 6.25f, last = 10.25f, step = 0.5f;
+    Lanes v[vectors];
+    std::memcpy(v, x, sizeof v);
+    Fit best{0, 0};
+    float score = 0;
+    for (int sign = 1; sign >= -1; sign -= 2)
         for (float n = first; n <= last; n += step) {
-            const float inverse = sign * n / m;
-            if (!std::isfinite(inverse)) return;
-            const Fit f = fit(x, inverse);
-            if (f.qq > 0 && f.xq * f.xq > score * f.qq) score = f.xq * f.xq / f.qq, xq = f.xq, qq = f.qq;
+            const float inverse = float(sign) * n / m;
+            if (!(inverse - inverse == 0)) return {0, 0};  // infinite: a group of tiny values
+            Lanes xq = {}, qq = {};
+            for (int i = 0; i < vectors; ++i) {
+                Lanes q = v[i] * inverse;
+                q = q < -8.0f ? Lanes{} - 8.0f : q;
+                q = q > 7.0f ? Lanes{} + 7.0f : q;
+                q = (q + rounder) - rounder;
+                xq += v[i] * q;
+                qq += q * q;
+            }
+            float a = 0, b = 0;
+            for (int j = 0; j < lanes; ++j) a += xq[j], b += qq[j];
+            if (b > 0 && a * a > score * b) score = a * a / b, best = {a, b};
         }
-    if (qq == 0) return;
+    return best;
+}
+
+void search(const float* x, float m, Candidate& best) {
+    auto [xq, qq] = best_fit(x, m);
     Candidate c;
-    for (int round = 0; round < 3; ++round) {
-        c.scale = float_to_half(xq / qq);
-        if (is_infinite(c.scale)) return;
+    for (int round = 0; round < 3 && qq > 0; ++round) {
+        const auto scale = float_to_half(xq / qq);
+        if (is_infinite(scale) || (round > 0 && scale == c.scale)) return;
+        c.scale = scale;
         assign(x, c);
         if (c.error < best.error) best = c;
         xq = qq = 0;
         for (int i = 0; i < group; ++i) xq += x[i] * c.q[i], qq += float(c.q[i]) * c.q[i];
-        if (qq == 0) return;
     }
 }
 
@@ -157,7 +162,7 @@ bool quantize_q8_0(std::span<const float> x, std::byte* out) {
         const float d = half_to_float(scale);
         std::int8_t q[group];
         for (int j = 0; j < group; ++j)
-            q[j] = d == 0 ? std::int8_t{0} : static_cast<std::int8_t>(std::clamp(std::nearbyint(x[i + j] / d), -127.0f, 127.0f));
+            q[j] = d == 0 ? std::int8_t{0} : static_cast<std::int8_t>(std::nearbyint(std::clamp(x[i + j] / d, -127.0f, 127.0f)));
         write_q8_0_block(q, scale, out);
     }
     return true;
