@@ -50,6 +50,7 @@ void print(const json::object& object, const Terminal& terminal, int indent) {
     for (const auto& member : object)
         if (!member.value().is_object()) width = std::max(width, display_width(title(member.key())));
     for (const auto& member : object) {
+        if (member.key() == "object") continue;  // "glm.status"
         const std::string name = one_line(title(member.key()));
         if (const json::object* inner = member.value().if_object()) {
             std::cout << space << terminal.paint(name, Style::bold) << '\n';

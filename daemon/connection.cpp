@@ -294,7 +294,7 @@ asio::awaitable<bool> Connection::serve_one() {
     log_debug(request.id + " uid " + std::to_string(identity_.uid) + " " + request.method + " " + request.route + " " +
               std::to_string(current.status()) + " " + std::to_string(ms) + " ms");
     bool again = current.keep_open() && !draining_;
-    if (!again && !current.disconnected()) co_await linger();
+    if (broken && !current.disconnected()) co_await linger();  // the rest of a body may still come
     answering_ = false;
     co_return again;
 }

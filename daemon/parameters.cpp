@@ -132,9 +132,11 @@ void Parameters::ignore(std::initializer_list<std::string_view> names) {
 void Parameters::only(std::string_view name, std::initializer_list<std::string_view> values) {
     const json::value* value = any(name);
     if (!value) return;
-    std::string given = json::serialize(*value);
-    for (std::string_view allowed : values)
-        if (given == allowed || *value == json::parse(json::string_view(allowed.data(), allowed.size()))) return;
+    for (std::string_view text : values) {
+        json::value allowed = json::parse(json::string_view(text.data(), text.size()));
+        if (*value == allowed) return;
+        if (value->is_number() && allowed.is_number() && value->to_number<double>() == allowed.to_number<double>()) return;  // 0 and 0.0
+    }
     throw bad_parameter(path(name), "'" + path(name) + "' isn't supported" + (values.size() ? " with this value." : "."), "unsupported_parameter");
 }
 

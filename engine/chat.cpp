@@ -181,6 +181,21 @@ public:
     std::string_view name() const override { return "chatglm2"; }
 };
 
+/// A model that was never taught to chat: messages become a transcript that it goes on with.
+class Plain final : public ChatTemplate {
+public:
+    std::vector<TokenId> render(std::span<const ChatMessage> messages, const Tokenizer& tokenizer) const override {
+        Prompt prompt(tokenizer);
+        for (const auto& message : messages) prompt.text(message.role + ": " + message.content + "\n");
+        prompt.text("assistant:");
+        return prompt.take();
+    }
+    std::vector<TokenId> end_ids(const Tokenizer& tokenizer) const override {
+        return existing(tokenizer, {"<|endoftext|>", "</s>", "<|endofpiece|>", "<eop>", "eop"});
+    }
+    std::string_view name() const override { return "plain"; }
+};
+
 class ChatGlm1 final : public ChatTemplate {
 public:
     std::vector<TokenId> render(std::span<const ChatMessage> messages, const Tokenizer& tokenizer) const override {
@@ -279,7 +294,7 @@ std::unique_ptr<ChatTemplate> load_chat_template(const Gguf& file) {
         return lists(file, "<|user|>") ? make_chatglm3_template() : make_chatglm2_template();
     }
     if (source.empty() && lists(file, "<|im_start|>")) return make_chatml_template("");
-    return nullptr;
+    return std::make_unique<Plain>();
 }
 
 }  // namespace glmd

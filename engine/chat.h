@@ -44,8 +44,8 @@ std::unique_ptr<ChatTemplate> make_glm_edge_template();
 
 class Gguf;
 
-/// Chooses by the architecture and by marks in the text of tokenizer.chat_template, which is never executed. Null when
-/// the file gives no hint: such a model completes text, it doesn't chat.
+/// Chooses by the architecture and by marks in the text of tokenizer.chat_template, which is never executed. When the
+/// file gives no hint, messages are written as a plain transcript ("user: …"): such a model completes text.
 std::unique_ptr<ChatTemplate> load_chat_template(const Gguf& file);
 
 }  // namespace glmd

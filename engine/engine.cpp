@@ -333,8 +333,11 @@ private:
             std::lock_guard lock(mailbox_->mutex);
             mailbox_->waiting_tokens -= u.prompt_tokens;
         }
-        s.sink.on_finish(reason, u, std::move(message));
-        return list.erase(it);
+        const std::unique_ptr<Sequence> ended = std::move(*it);
+        it = list.erase(it);
+        publish();  // first, so that whoever has an answer finds the engine without it
+        ended->sink.on_finish(reason, u, std::move(message));
+        return it;
     }
 
     void publish() {

@@ -1,6 +1,8 @@
 // OpenAI's responses, made durable. The order is the promise: the user's items are committed before the engine hears of
 // them, the growing answer is written at most every 500 ms, and the last commit comes before the last event.
 // A client that leaves ends the generation; what is there is stored as incomplete.
+#include <cmath>
+
 #include "daemon/endpoints/completion_stream.h"
 #include "daemon/log.h"
 #include "daemon/messages.h"
@@ -139,8 +141,9 @@ json::object response_json(const Response& response) {
 json::object response_json(const Response& response, const Call& call, std::size_t truncated, const Usage* usage) {
     json::object out = response_json(response);
     out["store"] = call.store;
-    out["temperature"] = call.sampling.temperature;
-    out["top_p"] = call.sampling.top_p;
+    auto shown = [](float value) { return std::round(double(value) * 1e6) / 1e6; };  // 0.8, not 0.800000011920929
+    out["temperature"] = shown(call.sampling.temperature);
+    out["top_p"] = shown(call.sampling.top_p);
     out["truncation"] = call.truncation;
     out["max_output_tokens"] = nullptr;
     if (call.max_output_tokens) out["max_output_tokens"] = call.max_output_tokens;

@@ -115,6 +115,7 @@ class BpeTokenizer final : public Tokenizer {
 public:
     explicit BpeTokenizer(const Gguf& file)
         : individual_digits_(pre_of(file) == Pre::smollm),
+          strip_(file.boolean("glmd.tokenizer.strips_around_specials", false)),
           words_(pre_of(file) == Pre::glm4 ? glm4_pattern : gpt2_pattern),
           digits_(digits_pattern) {
         const auto& tokens = file.strings("tokenizer.ggml.tokens");
@@ -168,7 +169,9 @@ public:
 
     std::vector<TokenId> encode(std::string_view text, Specials specials) const override {
         std::vector<TokenId> out;
-        for (const auto& part : (specials == Specials::parse ? specials_ : literals_).split(text)) {
+        // GPT-2's own end mark keeps its neighbours, unlike those that GLM added.
+        auto parts = specials == Specials::parse ? specials_.split(text, strip_, "<|endoftext|>") : literals_.split(text);
+        for (const auto& part : parts) {
             if (part.id) out.push_back(*part.id);
             else encode_text(part.text, out);
         }
@@ -291,6 +294,7 @@ private:
     }
 
     bool individual_digits_;
+    bool strip_;
     Pattern words_;
     Pattern digits_;
     std::vector<std::string> pieces_;

@@ -111,13 +111,11 @@ std::string rebuilt_model(const Gguf& file) {
     return model.bytes();
 }
 
-bool is_python_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r') || (c >= 0x1c && c <= 0x1f); }
-
 class SentencePieceTokenizer final : public Tokenizer {
 public:
-    explicit SentencePieceTokenizer(const Gguf& file) {
+    explicit SentencePieceTokenizer(const Gguf& file) : whole_(file.has("glmd.tokenizer.sentencepiece")) {
         std::string model;
-        if (file.has("glmd.tokenizer.sentencepiece")) {
+        if (whole_) {
             auto bytes = file.bytes("glmd.tokenizer.sentencepiece");
             model.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
         } else {
@@ -138,11 +136,13 @@ public:
         chatglm_ = pre == "chatglm-spm";
         chatglm1_ = pre == "chatglm1" || (pre == "default" && holds("<|blank_2|>") && holds("<|blank_80|>") && holds("<n>"));
 
+        strip_ = file.boolean("glmd.tokenizer.strips_around_specials", chatglm1_);
+
         pieces_.resize(static_cast<std::size_t>(count + offset_));
         special_.resize(pieces_.size(), false);
         for (int i = 0; i < count; ++i) add_piece(i);
         if (file.has("tokenizer.ggml.tokens")) add_listed(file);
-        if (chatglm_) add_chatglm_extras(file);
+        if (chatglm_) add_chatglm_extras();
         if (chatglm1_) add_chatglm1_specials();
         // llama.cpp's converter renames ChatGLM's <s> and </s>.
         for (auto [name, other] : {std::pair{"</s>", "<eos>"}, std::pair{"<s>", "<bos>"}}) {
@@ -157,18 +157,9 @@ public:
             encode_text(text, true, out);
             return out;
         }
-        auto parts = specials_.split(text);
-        for (std::size_t i = 0; i < parts.size(); ++i) {
-            if (parts[i].id) {
-                out.push_back(*parts[i].id);
-                continue;
-            }
-            auto part = parts[i].text;
-            if (chatglm1_) {  // its Python base class strips what touches a special token
-                while (i > 0 && !part.empty() && is_python_space(part.front())) part.remove_prefix(1);
-                while (i + 1 < parts.size() && !part.empty() && is_python_space(part.back())) part.remove_suffix(1);
-            }
-            encode_text(part, false, out);
+        for (const auto& part : specials_.split(text, strip_)) {
+            if (part.id) out.push_back(*part.id);
+            else encode_text(part.text, false, out);
         }
         return out;
     }
@@ -205,8 +196,10 @@ private:
         const auto& text = processor_.IdToPiece(i);
         if (processor_.IsControl(i)) {
             special_[at] = true;
-            specials_.add(text, static_cast<TokenId>(at), !chatglm_ || text.starts_with("<|"));
+            // Upstream's Python code around a whole model cuts out the names it added itself and <unk>, no other piece.
+            specials_.add(text, static_cast<TokenId>(at), !whole_ && (!chatglm_ || text.starts_with("<|")));
         } else if (processor_.IsUnknown(i)) {
+            if (whole_ && !chatglm_) specials_.add(text, static_cast<TokenId>(at));
             if (!chatglm_) pieces_[at] = " \xe2\x81\x87 ";  // SentencePiece's own mark; ChatGLM2 and 3 show nothing
         } else if (processor_.IsByte(i)) {
             pieces_[at] = std::string(1, static_cast<char>(std::stoi(text.substr(3, 2), nullptr, 16)));  // <0xAB>
@@ -233,9 +226,9 @@ private:
     }
 
     /// The converter writes "[PAD64789]" and so on where the Python code knows names.
-    void add_chatglm_extras(const Gguf& file) {
+    void add_chatglm_extras() {
         std::size_t first = static_cast<std::size_t>(processor_.GetPieceSize() + offset_);
-        if (!file.has("glmd.tokenizer.sentencepiece"))
+        if (!whole_)
             for (std::size_t i = 0; i < pieces_.size(); ++i) {
                 const auto& text = processor_.IdToPiece(static_cast<int>(i));
                 if (text == "[MASK]" || text == "[PAD" + std::to_string(i) + "]") {
@@ -315,7 +308,9 @@ private:
     }
 
     sentencepiece::SentencePieceProcessor processor_;
+    bool whole_;
     int offset_ = 0;
+    bool strip_ = false;
     bool strips_ = false;
     bool chatglm_ = false;
     bool chatglm1_ = false;

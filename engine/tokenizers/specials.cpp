@@ -5,13 +5,20 @@
 
 namespace glmd {
 
+namespace {
+
+bool is_python_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r') || (c >= 0x1c && c <= 0x1f); }
+
+}  // namespace
+
 bool looks_like_markup(std::string_view text) {
     return text.size() > 2 && ((text.front() == '<' && text.back() == '>') || (text.front() == '[' && text.back() == ']'));
 }
 
 void SpecialTokens::add(std::string_view name, TokenId id, bool matched) {
-    if (name.empty() || !ids_.emplace(std::string(name), id).second || !matched) return;
+    if (name.empty() || ids_.emplace(std::string(name), id).first->second != id || !matched) return;
     auto& names = by_first_byte_[static_cast<unsigned char>(name.front())];
+    if (std::find(names.begin(), names.end(), name) != names.end()) return;
     auto place = std::find_if(names.begin(), names.end(), [&](const auto& other) { return other.size() < name.size(); });
     names.insert(place, std::string(name));
 }
@@ -21,7 +28,8 @@ std::optional<TokenId> SpecialTokens::find(std::string_view name) const {
     return found == ids_.end() ? std::nullopt : std::optional(found->second);
 }
 
-std::vector<SpecialTokens::Part> SpecialTokens::split(std::string_view text) const {
+std::vector<SpecialTokens::Part> SpecialTokens::split(std::string_view text, bool strip,
+                                                      std::string_view exempt) const {
     std::vector<Part> parts;
     std::size_t begin = 0;
     for (std::size_t at = 0; at < text.size();) {
@@ -37,6 +45,15 @@ std::vector<SpecialTokens::Part> SpecialTokens::split(std::string_view text) con
         begin = at;
     }
     if (begin < text.size()) parts.push_back({text.substr(begin), std::nullopt});
+    auto strips = [&](const Part& part) { return part.id && part.text != exempt; };
+    for (std::size_t i = 0; strip && i < parts.size(); ++i) {
+        auto& part = parts[i].text;
+        if (parts[i].id) continue;
+        if (i > 0 && strips(parts[i - 1]))
+            while (!part.empty() && is_python_space(part.front())) part.remove_prefix(1);
+        if (i + 1 < parts.size() && strips(parts[i + 1]))
+            while (!part.empty() && is_python_space(part.back())) part.remove_suffix(1);
+    }
     return parts;
 }
 

@@ -19,7 +19,7 @@ bool looks_like_markup(std::string_view text);
 
 class SpecialTokens {
 public:
-    /// `matched`: found in parsed text. Without it the name only answers to find().
+    /// `matched`: found in parsed text. Without it the name only answers to find(). The first id of a name stays.
     void add(std::string_view name, TokenId id, bool matched = true);
     std::optional<TokenId> find(std::string_view name) const;
 
@@ -27,8 +27,9 @@ public:
         std::string_view text;
         std::optional<TokenId> id;
     };
-    /// The text in order, cut at every special token; the longest name wins.
-    std::vector<Part> split(std::string_view text) const;
+    /// The text in order, cut at every special token; the longest name wins. With `strip`, white space that touches a
+    /// special token is dropped, as Python's older tokenizer classes do; not around `exempt`.
+    std::vector<Part> split(std::string_view text, bool strip = false, std::string_view exempt = {}) const;
 
 private:
     std::map<std::string, TokenId, std::less<>> ids_;

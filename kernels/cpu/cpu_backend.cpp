@@ -323,29 +323,44 @@ public:
         std::int64_t keys = 0;
         for (std::int64_t r = 0; r < q.rows; ++r) keys += visible(step, r) + prefix.tokens;
 
-        // A task is one row and a few heads of one KV head; rows are innermost, so that neighbours share keys in cache.
-        const int heads_at_once = q.rows * shape.kv_heads < 4 * pool_.threads() ? std::min(group, 4) : group;
+        // A task is a run of up to 8 rows of one sequence and some heads of one KV head. Runs are innermost, so that
+        // neighbours find their keys in cache; with few rows heads are split instead, to keep every thread busy.
+        constexpr int run_rows = 8;
+        const bool few = q.rows * shape.kv_heads < 4 * pool_.threads();
+        runs_.clear();
+        visible_.clear();
+        for (int r = 0; r < step.rows; ++r) {
+            visible_.push_back(visible(step, r));
+            const bool joins = !few && !runs_.empty() && runs_.back().rows < run_rows &&
+                               step.sequence[r] == step.sequence[runs_.back().first];
+            if (joins) ++runs_.back().rows;
+            else runs_.push_back({r, 1});
+        }
+        const int heads_at_once = few ? std::min(group, 4) : group;
         const int parts = (group + heads_at_once - 1) / heads_at_once;
-        const std::int64_t tasks = q.rows * shape.kv_heads * parts;
+        const auto runs = std::int64_t(runs_.size());
+        const std::int64_t tasks = runs * shape.kv_heads * parts;
         const bool small = keys * q.cols < 64 * 1024;
         const std::int64_t chunks = small ? 1 : std::min<std::int64_t>(tasks, 8 * pool_.threads());
         const auto run_task = [&](std::int64_t task) {
-            const std::int64_t row = task % q.rows;
-            const int part = int(task / q.rows) % parts, head = int(task / q.rows) / parts;
+            const Run run = runs_[std::size_t(task % runs)];
+            const int part = int(task / runs) % parts, head = int(task / runs) / parts;
             const int first = part * heads_at_once;
-            const std::int64_t at = row * q.cols + (std::int64_t(head) * group + first) * shape.head_dim;
+            const std::int64_t at = run.first * q.cols + (std::int64_t(head) * group + first) * shape.head_dim;
             AttentionArgs args{};
             args.q = q.data + at;
             args.out = out.data + at;
+            args.rows = run.rows;
             args.heads = std::min(heads_at_once, group - first);
             args.head_dim = shape.head_dim;
+            args.row_stride = q.cols;
             args.scale = scale;
             args.type = shape.type;
             args.keys = pool.keys(layer, 0, head);
             args.values = pool.values(layer, 0, head);
             args.block_stride = pool.stride();
-            args.blocks = step.block_tables + std::int64_t(step.sequence[row]) * step.max_blocks;
-            args.visible = visible(step, row);
+            args.blocks = step.block_tables + std::int64_t(step.sequence[run.first]) * step.max_blocks;
+            args.visible = visible_.data() + run.first;
             args.prefix_tokens = prefix.tokens;
             args.prefix_stride = width;
             if (prefix.tokens > 0) {
@@ -471,10 +486,16 @@ private:
         quantized_ = reinterpret_cast<std::uint8_t*>(scratch_->data());
     }
 
+    struct Run {
+        int first, rows;
+    };
+
     const IsaTable& isa_;
     ThreadPool pool_;
     std::unique_ptr<Memory> scratch_;  // quantized activations of one linear()
     std::uint8_t* quantized_ = nullptr;
+    std::vector<Run> runs_;            // attention(): rows of one sequence that work together
+    std::vector<int> visible_;
 };
 
 }  // namespace

@@ -30,18 +30,19 @@ struct LinearArgs {
     float* out;                     // [n, rows]
 };
 
-/// Attention of one row of q for `heads` heads that share a KV head.
+/// Attention of a few rows of one sequence for `heads` heads that share a KV head.
 struct AttentionArgs {
-    const float* q;       // [heads, head_dim]
-    float* out;           // [heads, head_dim]
-    int heads, head_dim;
+    const float* q;       // [rows, heads, head_dim], rows row_stride floats apart
+    float* out;           // likewise
+    int rows, heads, head_dim;
+    std::int64_t row_stride;
     float scale;
     KvType type;
     const std::byte* keys;      // block 0 of this layer and KV head; a block is [head_dim][32 slots]
     const std::byte* values;    // likewise; a block is [32 slots][head_dim]
     std::size_t block_stride;   // bytes from a block to the next
     const std::int32_t* blocks; // this sequence's block table
-    int visible;                // keys 0 … visible - 1 are seen
+    const int* visible;         // [rows] keys 0 … visible - 1 are seen
     const float* prefix_keys;   // this KV head; tokens prefix_stride floats apart
     const float* prefix_values;
     int prefix_tokens;

@@ -8,7 +8,7 @@ namespace glmd {
 namespace {
 
 constexpr int linear_tile = 4;  // 16 registers: 8 accumulators, the rest for weights
-constexpr int attention_heads = 2;
+constexpr int attention_tile = 2;
 
 struct Lanes { __m256 a, b; };
 struct Ints { __m256i a, b; };

@@ -10,7 +10,7 @@ namespace glmd {
 namespace {
 
 constexpr int linear_tile = 4;  // 16 of 32 registers are accumulators
-constexpr int attention_heads = 2;
+constexpr int attention_tile = 2;
 
 struct Lanes { float32x4_t v[4]; };
 struct Ints { int32x4_t v[4]; };

@@ -119,10 +119,11 @@ float score(const AttentionArgs& a, const float* q, int j) {
 }
 
 void attention(const AttentionArgs& a) {
-    const int keys = a.prefix_tokens + a.visible;
-    for (int h = 0; h < a.heads; ++h) {
-        const float* q = a.q + h * a.head_dim;
-        float* out = a.out + h * a.head_dim;
+    for (int i = 0; i < a.rows * a.heads; ++i) {
+        const int row = i / a.heads, head = i % a.heads;
+        const int keys = a.prefix_tokens + a.visible[row];
+        const float* q = a.q + row * a.row_stride + head * a.head_dim;
+        float* out = a.out + row * a.row_stride + head * a.head_dim;
         float largest = -INFINITY;
         for (int j = 0; j < keys; ++j) largest = fmaxf(largest, score(a, q, j));
         float sum = 0;

@@ -71,7 +71,7 @@ class Daemon:
         self.log = open(os.path.join(self.folder, "log"), "ab")
         self.process = subprocess.Popen(self.command(), stdout=self.log, stderr=self.log)
         if wait:
-            self.wait_ready()
+            self.wait_ready(status=200 if self.model else 503)
         if self.world:
             os.chmod(self.socket, 0o666)
         return self
@@ -143,7 +143,7 @@ class Daemon:
     def running(self):
         """How many generations run now."""
         status = self.get("/v1/glm/status")
-        return status["running"]
+        return status["engine"]["running"]
 
     def open_stream(self, path, body):
         """Sends a request and returns (connection, response) with the body unread."""

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <boost/json/src.hpp>
+#include <boost/json.hpp>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
@@ -73,6 +73,13 @@ std::string stream(const Tokenizer& tokenizer, const std::vector<TokenId>& ids) 
     return out + decoder.finish();
 }
 
+/// Python's ChatGLM-6B class drops blanks before punctuation when it decodes, even those the text had. glmd doesn't.
+std::string without_blanks_before_punctuation(std::string text) {
+    for (const char* mark : {".", "?", "!", ",", "n't", "'m", "'s", "'ve", "'re"})
+        for (std::size_t at = 0; (at = text.find(std::string(" ") + mark, at)) != std::string::npos;) text.erase(at, 1);
+    return text;
+}
+
 /// Runs the recorded cases; returns how many failed.
 int failures(const Tokenizer& tokenizer, const std::filesystem::path& cases, Specials specials) {
     int failed = 0;
@@ -85,7 +92,13 @@ int failures(const Tokenizer& tokenizer, const std::filesystem::path& cases, Spe
         bool plain = std::none_of(ids.begin(), ids.end(), [&](auto id) { return tokenizer.is_special(id); });
         if (plain && c.contains("decoded")) {
             auto decoded = std::string(c.at("decoded").as_string());
-            right = right && tokenizer.decode(ids) == decoded && stream(tokenizer, ids) == decoded;
+            auto ours = tokenizer.decode(ids);
+            right = right && stream(tokenizer, ids) == ours;
+            if (cases.filename().string().starts_with("chatglm1_")) {
+                right = right && (ours == decoded || without_blanks_before_punctuation(ours) == decoded);
+            } else {
+                right = right && ours == decoded;
+            }
         }
         if (!right && ++failed <= 3) {
             std::cout << cases.filename().string() << ": " << json::serialize(c) << "\n  got";
@@ -108,7 +121,7 @@ struct Vocabulary {
     }
 };
 
-std::unique_ptr<Tokenizer> bpe(const Folder& folder, const Vocabulary& v, const char* pre) {
+std::unique_ptr<Tokenizer> bpe(const Folder& folder, const Vocabulary& v, const char* pre, bool strip = false) {
     {
         GgufWriter out(folder.file("bpe.gguf"));
         out.add_string("tokenizer.ggml.model", "gpt2");
@@ -116,6 +129,7 @@ std::unique_ptr<Tokenizer> bpe(const Folder& folder, const Vocabulary& v, const 
         out.add_strings("tokenizer.ggml.tokens", v.tokens);
         out.add_i32s("tokenizer.ggml.token_type", v.types);
         out.add_strings("tokenizer.ggml.merges", v.merges);
+        out.add_bool("glmd.tokenizer.strips_around_specials", strip);
         out.finish();
     }
     Gguf file(folder.file("bpe.gguf"));
@@ -141,6 +155,7 @@ Vocabulary byte_vocabulary() {
 void write_sentencepiece(const std::string& path, std::string_view model, const char* pre, int offset = 0,
                          const std::vector<std::string>& tokens = {}, const std::vector<std::int32_t>& types = {}) {
     GgufWriter out(path);
+    if (!tokens.empty()) out.add_bool("glmd.tokenizer.strips_around_specials", true);
     out.add_bytes("glmd.tokenizer.sentencepiece", std::as_bytes(std::span(model)));
     out.add_string("tokenizer.ggml.pre", pre);
     out.add_u32("glmd.tokenizer.id_offset", static_cast<std::uint32_t>(offset));
@@ -372,7 +387,7 @@ TEST_CASE("recorded tokenizer cases: byte-level BPE", "[tokenizer]") {
     std::ifstream merges(std::filesystem::path(files) / "glm_gpt2/merges.txt");
     for (std::string line; std::getline(merges, line);)
         if (!line.empty() && !line.starts_with("#version")) v.merges.push_back(line);
-    CHECK(failures(*bpe(folder, v, "gpt-2"), cases / "glm_gpt2_real.jsonl", Specials::parse) == 0);
+    CHECK(failures(*bpe(folder, v, "gpt-2", true), cases / "glm_gpt2_real.jsonl", Specials::parse) == 0);
 }
 
 TEST_CASE("recorded tokenizer cases: SentencePiece", "[tokenizer]") {

@@ -5,7 +5,7 @@ root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 DESTDIR=$root "$1" --install "$2" >"$root/log"
 prefix=$root$(sed -n 's/^CMAKE_INSTALL_PREFIX:PATH=//p' "$2/CMakeCache.txt")
-for file in bin/glm libexec/glmd/glmd libexec/glmd/glmd-pack lib/systemd/system/glmd.service lib/systemd/system/glmd.socket \
+for file in bin/glm bin/glmd libexec/glmd/glmd-pack lib/systemd/system/glmd.service lib/systemd/system/glmd.socket \
   lib/sysusers.d/glmd.conf lib/tmpfiles.d/glmd.conf lib/glmd/glmd.toml; do
   [ -s "$prefix/$file" ] || { echo "$file wasn't installed"; cat "$root/log"; exit 1; }
 done
