@@ -472,12 +472,11 @@ TEST_CASE("converted tokenizers give the recorded ids") {
         for (std::string line; std::getline(in, line); ++all) {
             const auto c = Config::parse(line, cases);
             const auto ids = c.integers("ids");
-            const auto have = tokenizer->encode(c.string("text"), Specials::parse);
+            const auto have = tokenizer->encode(c.string("text"), std::string_view(cases).starts_with("chatglm2") ? Specials::as_text : Specials::parse);
             if (std::equal(have.begin(), have.end(), ids.begin(), ids.end())) ++same_ids;
         }
         REQUIRE(all > 100);
-        // ChatGLM3 reads role marks in parsed text, ChatGLM2, whose cases these are, doesn't have them.
-        REQUIRE(same_ids >= (std::string(name) == "chatglm3/fp16" ? all - 20 : all));
+        REQUIRE(same_ids == all);
     }
 }
 
@@ -694,7 +693,7 @@ TEST_CASE("damaged files are refused, never worse") {
     const Scratch s;
     const auto torch = [](const std::string& path) { read_torch_zip(MappedFile(path)); };
     damage(s, content(g + "/chatglm1/ptuning/pytorch_model.bin"), "a.bin", 5000, 1, torch);
-    damage(s, content(g + "/chatglm1/fp32/pytorch_model-00001-of-00002.bin"), "b.bin", 1000, 2, torch);
+    damage(s, content(g + "/chatglm1/fp32/pytorch_model-00001-of-00002.bin"), "b.bin", 300, 2, torch);
     damage(s, content(g + "/glm4_hf/model/model-00002-of-00002.safetensors"), "c.safetensors", 5000, 3,
            [](const std::string& path) { read_safetensors(MappedFile(path)); });
     // Whole folders, so that what a reader lets through is converted.
