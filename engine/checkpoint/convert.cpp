@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cmath>
+#include <condition_variable>
 #include <cstring>
 #include <exception>
 #include <filesystem>
@@ -286,9 +287,9 @@ std::vector<std::string> hash_files(const std::vector<std::string>& paths, int t
     std::atomic<std::size_t> next{0};
     std::atomic<std::uint64_t> done{0};
     std::atomic<bool> stop{false};
-    std::atomic<int> running{0};
     std::exception_ptr failure;
     std::mutex mutex;
+    std::condition_variable ended;
     std::vector<std::thread> pool;
     const auto fail = [&] {
         const std::lock_guard lock(mutex);
@@ -296,7 +297,7 @@ std::vector<std::string> hash_files(const std::vector<std::string>& paths, int t
         stop = true;
     };
     const auto n = std::min<std::size_t>(static_cast<std::size_t>(threads), paths.size());
-    running = static_cast<int>(n);
+    auto running = n;  // under the mutex
     for (std::size_t i = 0; i < n; ++i)
         pool.emplace_back([&] {
             try {
@@ -304,7 +305,9 @@ std::vector<std::string> hash_files(const std::vector<std::string>& paths, int t
             } catch (...) {
                 fail();
             }
+            const std::lock_guard lock(mutex);
             --running;
+            ended.notify_one();
         });
     std::uint64_t said = 0;
     const auto report = [&] {
@@ -316,12 +319,14 @@ std::vector<std::string> hash_files(const std::vector<std::string>& paths, int t
             fail();
         }
     };
-    while (running > 0) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(paths.empty() || running == 0 ? 0 : 20));
+    for (bool over = false; !over;) {
+        {
+            std::unique_lock lock(mutex);
+            over = ended.wait_for(lock, std::chrono::milliseconds(50), [&] { return running == 0; });
+        }
         if (!stop) report();
     }
     for (auto& t : pool) t.join();
-    if (!stop) report();
     if (failure) std::rethrow_exception(failure);
     return out;
 }
