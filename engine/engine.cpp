@@ -65,7 +65,7 @@ public:
         : loaded_(std::move(loaded)), options_(options), cache_(loaded_.pool->blocks()),
           max_blocks_((loaded_.info.context + kv_block_tokens - 1) / kv_block_tokens),
           buffers_(*loaded_.backend, options.prefill_rows + options.max_sequences, options.max_sequences, max_blocks_),
-          end_ids_(loaded_.chat_template->end_ids(*loaded_.tokenizer)), mailbox_(std::make_shared<Mailbox>()) {
+          end_ids_(loaded_.end_ids), mailbox_(std::make_shared<Mailbox>()) {
         status_.kv_blocks = cache_.total();
         thread_ = std::thread([this] { run(); });
     }

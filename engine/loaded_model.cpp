@@ -61,6 +61,9 @@ LoadedModel load_model(const std::string& gguf_path, const EngineOptions& option
     const ModelConfig config = family->config(*l.metadata);
     l.tokenizer = load_tokenizer(*l.metadata);
     l.chat_template = load_chat_template(*l.metadata);
+    l.end_ids = l.chat_template->end_ids(*l.tokenizer);
+    if (l.metadata->has("glmd.end_ids"))
+        for (const double id : l.metadata->numbers("glmd.end_ids")) l.end_ids.push_back(static_cast<TokenId>(id));
 
     const int context = std::min(options.context > 0 ? options.context : std::min(config.trained_context, 8192), config.trained_context);
     l.info.parameters = l.metadata->integer("glmd.source.parameters", 0);

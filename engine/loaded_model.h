@@ -21,6 +21,7 @@ struct LoadedModel {
     std::unique_ptr<Model> model;
     std::unique_ptr<KvPool> pool;
     Precision precision = Precision::exact;
+    std::vector<TokenId> end_ids;  // of the chat format and of the file
     ModelInfo info;
 };
 

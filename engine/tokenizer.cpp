@@ -10,8 +10,26 @@
 
 namespace glmd {
 
+namespace {
+
+/// A checkpoint that came without tokenizer files: it runs on ids, for tests and benchmarks.
+class NoTokenizer final : public Tokenizer {
+public:
+    std::vector<TokenId> encode(std::string_view, Specials) const override {
+        throw ModelError("the model file has no tokenizer; convert it again with --tokenizer FOLDER");
+    }
+    std::string piece(TokenId) const override { return {}; }
+    std::optional<TokenId> special(std::string_view) const override { return {}; }
+    bool is_special(TokenId) const override { return false; }
+    int size() const override { return 0; }
+    std::string decode(std::span<const TokenId>) const override { return {}; }
+};
+
+}  // namespace
+
 std::unique_ptr<Tokenizer> load_tokenizer(const Gguf& file) {
     if (file.has("glmd.tokenizer.sentencepiece")) return load_sentencepiece(file);
+    if (!file.has("tokenizer.ggml.model")) return std::make_unique<NoTokenizer>();
     auto model = file.string("tokenizer.ggml.model");
     if (model == "gpt2") return load_bpe(file);
     if (model == "llama") return load_sentencepiece(file);

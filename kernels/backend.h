@@ -117,7 +117,8 @@ public:
     virtual void rms_norm(Activations out, Activations x, Vector weight, float eps) = 0;                 // out may be x
     /// out = alpha * x + y; out may be x or y
     virtual void residual(Activations out, Activations x, float alpha, Activations y) = 0;
-    /// out = x W^T + bias. Accumulates groups of 32 inputs in order, so that a row's result is its own.
+    /// out = x W^T + bias; x may be narrower than W by less than a group of 32 where W is quantized (padded rows, here and
+    /// in embedding()). Accumulates groups of 32 inputs in order, so that a row's result is its own.
     virtual void linear(Activations out, Activations x, const Matrix& weight, Vector bias, Precision precision) = 0;
     /// x is [rows, heads * head_dim], rotated in place by positions[row].
     virtual void rotary(Activations x, int head_dim, const Rotary& rotary, const std::int32_t* positions) = 0;

@@ -16,8 +16,8 @@ std::unique_ptr<Model> load(const ModelContext& c) {
     PrefixLmConfig config = prefix_lm_config(c.metadata);
     config.alpha = std::sqrt(2.0f * 28.0f);
     config.rotary_streams = 2;
-    const TokenId gmask = c.tokenizer.special("[gMASK]").value_or(-1), mask = c.tokenizer.special("[MASK]").value_or(-1),
-                  sop = c.tokenizer.special("<sop>").value_or(-1);
+    const TokenId gmask = special_token(c, "gmask", {"[gMASK]"}), mask = special_token(c, "mask", {"[MASK]"}),
+                  sop = special_token(c, "sop", {"<sop>"});
     return load_prefix_lm(c, std::move(config), [=](std::span<const TokenId> prompt) {
         PromptLayout l = causal_layout(prompt);
         const auto begin = std::find(prompt.begin(), prompt.end(), sop);

@@ -14,10 +14,9 @@ std::unique_ptr<Model> load(const ModelContext& c) {
     config.learned_positions = true;
     // The hub's model code has the erf form, the original repository the tanh form.
     config.function = c.metadata.string("glm.activation", "gelu_tanh") == "gelu_erf" ? Function::gelu_erf : Function::gelu_tanh;
-    std::vector<TokenId> masks;
-    for (const char* name : {"[MASK]", "[sMASK]", "[gMASK]"})
-        if (auto id = c.tokenizer.special(name)) masks.push_back(*id);
-    const TokenId start = c.tokenizer.special("<|startofpiece|>").value_or(-1);
+    const std::vector<TokenId> masks{special_token(c, "mask", {"[MASK]"}), special_token(c, "smask", {"[sMASK]"}),
+                                     special_token(c, "gmask", {"[gMASK]"})};
+    const TokenId start = special_token(c, "sop", {"<|startofpiece|>"});
     return load_prefix_lm(c, std::move(config), [=](std::span<const TokenId> prompt) {
         PromptLayout l = causal_layout(prompt);
         l.bidirectional = static_cast<int>(std::find(prompt.begin(), prompt.end(), start) - prompt.begin());

@@ -17,8 +17,8 @@ std::unique_ptr<Model> load(const ModelContext& c) {
     config.rotary_streams = 1;
     config.function = Function::gelu_erf;
     config.gate = Gate::second;
-    const TokenId gmask = c.tokenizer.special("[gMASK]").value_or(-1), mask = c.tokenizer.special("[MASK]").value_or(-1),
-                  smask = c.tokenizer.special("[sMASK]").value_or(-1), sop = c.tokenizer.special("<sop>").value_or(-1);
+    const TokenId gmask = special_token(c, "gmask", {"[gMASK]"}), mask = special_token(c, "mask", {"[MASK]"}),
+                  smask = special_token(c, "smask", {"[sMASK]"}), sop = special_token(c, "sop", {"<sop>", "sop"});
     return load_prefix_lm(c, std::move(config), [=](std::span<const TokenId> prompt) {
         PromptLayout l = causal_layout(prompt);
         l.bidirectional = static_cast<int>(std::find(prompt.begin(), prompt.end(), sop) - prompt.begin());

@@ -110,6 +110,10 @@ private:
     std::size_t bytes_ = 0;
 };
 
+/// The id of a special token: what the file says under "glmd.token.<key>", else the first of the tokenizer's names that
+/// exists, else -1.
+TokenId special_token(const ModelContext& context, const std::string& key, std::initializer_list<const char*> names);
+
 /// An integer of the metadata within [least, most]; ModelError that names it otherwise.
 int config_integer(const Gguf& file, const std::string& key, std::optional<std::int64_t> fallback, std::int64_t least,
                    std::int64_t most);

@@ -36,6 +36,13 @@ PromptLayout causal_layout(std::span<const TokenId> prompt) {
     return l;
 }
 
+TokenId special_token(const ModelContext& c, const std::string& key, std::initializer_list<const char*> names) {
+    if (c.metadata.has("glmd.token." + key)) return config_integer(c.metadata, "glmd.token." + key, {}, 0, 1 << 24);
+    for (const char* name : names)
+        if (const auto id = c.tokenizer.special(name)) return *id;
+    return -1;
+}
+
 int config_integer(const Gguf& f, const std::string& key, std::optional<std::int64_t> fallback, std::int64_t least,
                    std::int64_t most) {
     const std::int64_t v = f.integer(key, fallback);

@@ -145,10 +145,12 @@ public:
     }
 
     void embedding(Activations out, const Matrix& table, const std::int32_t* ids) override {
-        require(out.cols == table.cols, "embedding: width");
+        require(fits(table, out.cols), "embedding: width");
+        std::vector<float> row(std::size_t(table.cols));
         for (std::int64_t r = 0; r < out.rows; ++r) {
             require(ids[r] >= 0 && ids[r] < table.rows, "embedding: token outside the vocabulary");
-            packed::unpack_row(table, ids[r], out.data + r * out.cols);
+            packed::unpack_row(table, ids[r], row.data());
+            std::copy(row.begin(), row.begin() + out.cols, out.data + r * out.cols);
         }
     }
 
@@ -185,10 +187,11 @@ public:
     }
 
     void linear(Activations out, Activations x, const Matrix& weight, Vector bias, Precision precision) override {
-        require(out.rows == x.rows && x.cols == weight.cols && out.cols == weight.rows, "linear: shape");
+        require(out.rows == x.rows && fits(weight, x.cols) && out.cols == weight.rows, "linear: shape");
         require(!bias || bias.size == weight.rows, "linear: bias");
         require(weight.bytes >= packed::bytes(weight.format, weight.rows, weight.cols), "linear: weight too small");
         if (x.rows == 0) return;
+        if (x.cols != weight.cols) x = padded(x, weight.cols);
         LinearArgs args{};
         args.format = weight.format;
         args.weight = reinterpret_cast<const std::uint8_t*>(weight.data);
@@ -480,6 +483,19 @@ private:
         });
     }
 
+    /// Quantized rows are stored in whole groups of 32 columns; activations may be up to 31 narrower.
+    static bool fits(const Matrix& weight, std::int64_t cols) {
+        const bool plain = weight.format == PackFormat::f32 || weight.format == PackFormat::f16;
+        return cols == weight.cols || (!plain && cols < weight.cols && weight.cols - cols < packed::group_cols);
+    }
+
+    /// A copy with zeros behind each row. Only odd widths come here; those of real models are whole groups.
+    Activations padded(Activations x, std::int64_t cols) {
+        padded_.assign(std::size_t(x.rows * cols), 0.0f);
+        for (std::int64_t r = 0; r < x.rows; ++r) std::copy_n(x.data + r * x.cols, x.cols, padded_.data() + r * cols);
+        return {padded_.data(), x.rows, cols};
+    }
+
     void reserve_quantized(std::size_t bytes) {
         if (scratch_ && scratch_->bytes() >= bytes) return;
         scratch_ = std::make_unique<Memory>(bytes);
@@ -493,6 +509,7 @@ private:
     const IsaTable& isa_;
     ThreadPool pool_;
     std::unique_ptr<Memory> scratch_;  // quantized activations of one linear()
+    std::vector<float> padded_;
     std::uint8_t* quantized_ = nullptr;
     std::vector<Run> runs_;            // attention(): rows of one sequence that work together
     std::vector<int> visible_;
