@@ -5,6 +5,7 @@
 #include <linux/landlock.h>
 #include <poll.h>
 #include <spawn.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -59,16 +60,30 @@ std::string errno_sentence(const std::string& what) {
     return what + ": " + std::strerror(e);
 }
 
+/// A file that appears under its final name only when whole. One process at a time writes it: a second one waits, so that
+/// what a crash left behind is overwritten and never more than one copy lies in the cache.
 class OutputFile {
 public:
     explicit OutputFile(const std::string& final_path) : final_(final_path), temporary_(final_path + ".part") {
-        fd_ = ::open(temporary_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-        if (fd_ < 0) throw ModelError(errno_sentence("cannot write the packed weights to " + temporary_));
+        for (;;) {
+            fd_ = ::open(temporary_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+            if (fd_ < 0) throw ModelError(errno_sentence("cannot write the packed weights to " + temporary_));
+            struct stat mine {}, named {};
+            while (::flock(fd_, LOCK_EX) != 0 && errno == EINTR) {}
+            ::fstat(fd_, &mine);
+            if (::stat(temporary_.c_str(), &named) == 0 && mine.st_ino == named.st_ino && mine.st_dev == named.st_dev) break;
+            ::close(fd_);  // the one before us finished or gave up while we waited: this is no longer the temporary file
+        }
+        if (::ftruncate(fd_, 0) != 0) {
+            const std::string sentence = errno_sentence("cannot write the packed weights to " + temporary_);
+            ::close(fd_);
+            throw ModelError(sentence);
+        }
     }
     ~OutputFile() {
         if (fd_ >= 0) {
+            ::unlink(temporary_.c_str());  // before the lock goes
             ::close(fd_);
-            ::unlink(temporary_.c_str());
         }
     }
     void write_at(std::uint64_t offset, const void* data, std::size_t size) {
