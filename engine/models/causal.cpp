@@ -131,6 +131,12 @@ CausalConfig causal_config(const Gguf& f) {
     if (c.rotary_dim % 2 != 0) throw ModelError("the rotary dimension is odd");
     c.rope_theta = f.number(a + "rope.freq_base", 10000.0);
     c.prefix_tokens = config_integer(f, a + "prefix_tokens", 0, 0, 1 << 16);
+    const std::string scaling = f.string(a + "rope.scaling.type", "none");
+    if (scaling == "linear")
+        c.rope_factors.assign(c.rotary_dim / 2, f.number(a + "rope.scaling.factor"));
+    else if (scaling != "none")
+        throw ModelError("the model stretches its context by \"" + scaling + "\" rotary scaling, which glmd doesn't do yet");
+    if (f.integer(a + "expert_count", 0) > 0) throw ModelError("the model is a mixture of experts, which glmd doesn't run");
     return c;
 }
 
