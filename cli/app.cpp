@@ -44,6 +44,7 @@ std::unique_ptr<CLI::App> make_app(Globals& globals, Action& action) {
     add_ask(*app, globals, action);
     add_session(*app, globals, action);
     add_model(*app, globals, action);
+    add_eval(*app, globals, action);
     add_status(*app, globals, action);
     fall_through(*app);
     app->footer(
