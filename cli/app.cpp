@@ -42,8 +42,10 @@ std::unique_ptr<CLI::App> make_app(Globals& globals, Action& action) {
     app->require_subcommand(1);
     add_chat(*app, globals, action);
     add_ask(*app, globals, action);
+    add_infill(*app, globals, action);
     add_session(*app, globals, action);
     add_model(*app, globals, action);
+    add_eval(*app, globals, action);
     add_status(*app, globals, action);
     fall_through(*app);
     app->footer(
@@ -52,6 +54,7 @@ std::unique_ptr<CLI::App> make_app(Globals& globals, Action& action) {
         "  glm chat -c                     go on with the last session\n"
         "  glm ask \"Why is the sky blue?\"\n"
         "  cat report.txt | glm ask \"Summarise this\"\n"
+        "  glm infill \"Water boils at [MASK] degrees.\"\n"
         "  glm model import model.gguf     install a model\n"
         "  glm status --json\n"
         "\nExit codes: 0 ok, 1 error, 2 usage, 3 daemon unreachable, 4 denied, 5 busy or over quota, 6 too long,\n"

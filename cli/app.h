@@ -46,8 +46,10 @@ std::unique_ptr<CLI::App> make_app(Globals& globals, Action& action);
 // One per command's file.
 void add_chat(CLI::App& app, Globals& globals, Action& action);
 void add_ask(CLI::App& app, Globals& globals, Action& action);
+void add_infill(CLI::App& app, Globals& globals, Action& action);
 void add_session(CLI::App& app, Globals& globals, Action& action);
 void add_model(CLI::App& app, Globals& globals, Action& action);
+void add_eval(CLI::App& app, Globals& globals, Action& action);
 void add_status(CLI::App& app, Globals& globals, Action& action);
 
 /// Parses, runs, prints errors on stderr; the process's exit code.

@@ -1,11 +1,4 @@
-// stdin is read only when it is a pipe, a file or a socket: under cron or a service manager it may be a device or closed,
-// and waiting for it would hang.
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <CLI/CLI.hpp>
-#include <cerrno>
-#include <cstdio>
 #include <iostream>
 
 #include "cli/app.h"
@@ -17,8 +10,6 @@ namespace glmd {
 
 namespace {
 
-constexpr std::size_t max_input = 16u << 20;
-
 struct AskOptions {
     std::vector<std::string> words;
     std::string session, system;
@@ -26,30 +17,11 @@ struct AskOptions {
     double temperature = -1;
 };
 
-std::string read_stdin() {
-    struct stat info {};
-    if (::fstat(STDIN_FILENO, &info) != 0 || !(S_ISFIFO(info.st_mode) || S_ISREG(info.st_mode) || S_ISSOCK(info.st_mode)))
-        return {};
-    std::string text;
-    char buffer[65536];
-    for (;;) {
-        const ssize_t n = ::read(STDIN_FILENO, buffer, sizeof buffer);
-        if (n == 0) return text;
-        if (n < 0) {
-            if (interrupted()) throw CliError(Exit::interrupted, "interrupted");
-            if (errno == EINTR) continue;
-            throw CliError(Exit::error, "can't read standard input");
-        }
-        text.append(buffer, static_cast<std::size_t>(n));
-        if (text.size() > max_input) throw CliError(Exit::too_long, "standard input is longer than 16 MiB");
-    }
-}
-
 Exit run_ask(const Globals& globals, const AskOptions& options) {
     const Terminal terminal(globals.no_color);
     std::string prompt;
     for (const std::string& word : options.words) prompt += (prompt.empty() ? "" : " ") + word;
-    std::string input = read_stdin();
+    std::string input = piped_input();
     while (!input.empty() && input.back() == '\n') input.pop_back();
     if (!input.empty()) prompt += (prompt.empty() ? "" : "\n\n") + input;
     if (prompt.empty()) throw CliError(Exit::usage, "nothing to ask: give a question, or text on standard input");

@@ -4,15 +4,19 @@
 
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <iterator>
+
+#include "cli/app.h"
 
 namespace glmd {
 
@@ -275,6 +279,27 @@ bool read_line(std::string& line) {
     }
     std::clearerr(stdin);
     return !line.empty() && !interrupted();
+}
+
+std::string piped_input() {
+    constexpr std::size_t most = 16u << 20;
+    struct stat info {};
+    // Under cron or a service manager it may be a device or closed: waiting for it would hang.
+    if (::fstat(STDIN_FILENO, &info) != 0 || !(S_ISFIFO(info.st_mode) || S_ISREG(info.st_mode) || S_ISSOCK(info.st_mode)))
+        return {};
+    std::string text;
+    char buffer[65536];
+    for (;;) {
+        const ssize_t n = ::read(STDIN_FILENO, buffer, sizeof buffer);
+        if (n == 0) return text;
+        if (n < 0) {
+            if (interrupted()) throw CliError(Exit::interrupted, "interrupted");
+            if (errno == EINTR) continue;
+            throw CliError(Exit::error, "can't read standard input");
+        }
+        text.append(buffer, static_cast<std::size_t>(n));
+        if (text.size() > most) throw CliError(Exit::too_long, "standard input is longer than 16 MiB");
+    }
 }
 
 }  // namespace glmd

@@ -72,4 +72,7 @@ void forget_interrupt();
 /// A line of stdin without its newline; false at the end or when interrupted (which std::getline() would sleep through).
 bool read_line(std::string& line);
 
+/// All of stdin when it is a pipe, a file or a socket; else nothing. Throws CliError (interrupted, longer than 16 MiB).
+std::string piped_input();
+
 }  // namespace glmd

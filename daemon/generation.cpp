@@ -52,10 +52,12 @@ GenerationRun::GenerationRun(Application& app, std::shared_ptr<Engine> engine, G
         if (channel->text.size() > max_pending) channel->overflow = true;
         channel->wake();
     };
-    sink.on_finish = [channel = channel_](FinishReason reason, Usage usage, std::string message) {
+    auto tokens = std::make_shared<std::vector<TokenId>>();  // the engine's thread alone touches them
+    sink.on_token = [tokens](TokenId id) { tokens->push_back(id); };
+    sink.on_finish = [channel = channel_, tokens](FinishReason reason, Usage usage, std::string message) {
         std::lock_guard lock(channel->mutex);
         channel->finished = true;
-        channel->finish = {reason, usage, std::move(message)};
+        channel->finish = {reason, usage, std::move(message), std::move(*tokens)};
         channel->wake();
     };
     sink.on_prefill = [](int, int) {};

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "daemon/application.h"
 #include "daemon/http.h"
@@ -27,6 +28,7 @@ public:
         FinishReason reason = FinishReason::error;
         Usage usage;
         std::string message;
+        std::vector<TokenId> tokens;  // of the answer
     };
     const Finish& finish() const;
     void cancel();

@@ -28,6 +28,7 @@ constexpr Route table[] = {
     {"POST", "/v1/responses", endpoints::create_response},
     {"GET", "/v1/responses/{}", endpoints::get_response},
     {"DELETE", "/v1/responses/{}", endpoints::delete_response},
+    {"POST", "/v1/glm/infill", endpoints::create_infill},
     {"GET", "/health", endpoints::health},
     {"GET", "/v1/glm/status", endpoints::status},
 };

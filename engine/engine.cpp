@@ -178,7 +178,7 @@ private:
             Sequence& s = *queue_.front();
             if (!cache_.take(blocks_for(s.request), s.blocks)) return;  // first come, first served: nobody overtakes
             s.started = Clock::now();
-            s.layout = loaded_.model->layout(s.request.prompt);
+            s.layout = loaded_.model->layout(s.request.prompt, s.request.blanks);
             {
                 std::lock_guard lock(mailbox_->mutex);
                 mailbox_->waiting_tokens -= static_cast<std::int64_t>(s.request.prompt.size());
@@ -300,6 +300,7 @@ private:
         s.next = id;
         ++s.generated;
         ++completion_tokens_;
+        if (s.sink.on_token) s.sink.on_token(id);
         std::string out;
         const bool stopped = s.stop.push(s.decoder.push(id), out);
         if (!out.empty()) s.sink.on_text(std::move(out));

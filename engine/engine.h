@@ -10,6 +10,7 @@
 
 #include "engine/chat.h"
 #include "engine/error.h"
+#include "engine/infill.h"
 #include "engine/sampler.h"
 #include "engine/tokenizer.h"
 #include "kernels/backend.h"
@@ -35,6 +36,7 @@ struct GenerationRequest {
     std::uint32_t uid = 0;        // fairness and cache scope
     std::string tenant;
     std::vector<TokenId> prompt;
+    std::vector<BlankRows> blanks;  // where a prompt's answers begin (Infill::rows); empty: the family looks for the first mask
     int max_tokens = 0;           // 0: as many as the context holds
     SamplingOptions sampling;
     std::vector<std::string> stop;  // strings that end the answer; not part of it
@@ -53,6 +55,8 @@ struct Usage {
 struct GenerationSink {
     /// Text to append (whole UTF-8 characters).
     std::function<void(std::string text)> on_text;
+    /// Each token of the answer, end tokens excepted; may be empty.
+    std::function<void(TokenId id)> on_token;
     /// Last call; message is set for FinishReason::error.
     std::function<void(FinishReason reason, Usage usage, std::string message)> on_finish;
     /// Prompt tokens done of all; called after each unit of prefill.
@@ -73,6 +77,7 @@ struct ModelInfo {
     std::size_t weight_bytes = 0, kv_bytes = 0, workspace_bytes = 0;
     std::string backend;
     double load_s = 0;
+    std::optional<BlankRules> blanks;  // of models that fill blanks
 };
 
 struct EngineStatus {

@@ -100,15 +100,17 @@ LoadedModel load_model(const std::string& gguf_path, const EngineOptions& option
     i.weight_bytes = l.weights->bytes();
     i.kv_bytes = shape.block_bytes() * blocks;
     i.workspace_bytes = l.model->workspace_bytes();
+    i.blanks = l.model->config().blanks;
     i.backend = l.backend->description() + (l.precision == Precision::exact ? ", exact" : ", fast");
     i.load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     return l;
 }
 
-Evaluation::Evaluation(LoadedModel& model, const EngineOptions& options)
+Evaluation::Evaluation(LoadedModel& model, const EngineOptions& options, std::vector<BlankRows> blanks)
     : model_(model), options_(options),
       buffers_(std::make_unique<StepBuffers>(*model.backend, options.prefill_rows + options.max_sequences, options.max_sequences,
-                                             (model.info.context + kv_block_tokens - 1) / kv_block_tokens)) {
+                                             (model.info.context + kv_block_tokens - 1) / kv_block_tokens)),
+      blank_rows_(std::move(blanks)) {
     for (int i = 0; i < (model.info.context + kv_block_tokens - 1) / kv_block_tokens; ++i) blocks_.push_back(i);
 }
 
@@ -117,7 +119,7 @@ Evaluation::~Evaluation() = default;
 std::vector<float> Evaluation::feed(std::span<const TokenId> ids) {
     Model& model = *model_.model;
     const std::size_t vocabulary = model.config().vocabulary;
-    if (tokens_ == 0) layout_ = model.layout(ids);
+    if (tokens_ == 0) layout_ = model.layout(ids, blank_rows_);
     const int prompt = static_cast<int>(layout_.positions.size());
     // A prompt that sees itself in both directions is one step; others are cut, which changes nothing.
     const std::size_t most = layout_.bidirectional > 0 && tokens_ == 0 ? ids.size() : std::size_t(options_.max_sequences);

@@ -32,7 +32,7 @@ LoadedModel load_model(const std::string& gguf_path, const EngineOptions& option
 /// Uses the pool's first blocks, so one at a time. A bidirectional prompt may be as long as options.max_sequences.
 class Evaluation {
 public:
-    Evaluation(LoadedModel& model, const EngineOptions& options);
+    Evaluation(LoadedModel& model, const EngineOptions& options, std::vector<BlankRows> blanks = {});
     ~Evaluation();
     std::vector<float> feed(std::span<const TokenId> ids);
     int tokens() const { return tokens_; }
@@ -41,6 +41,7 @@ private:
     LoadedModel& model_;
     EngineOptions options_;
     std::unique_ptr<class StepBuffers> buffers_;
+    std::vector<BlankRows> blank_rows_;
     std::vector<std::int32_t> blocks_;
     PromptLayout layout_;
     int tokens_ = 0;

@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <sys/random.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -64,6 +65,28 @@ void make_private(const std::string& path) {
     // Whatever else is wrong, SQLite says.
 }
 
+/// One daemon a database: a second one would take the first one's open answers for interrupted ones. Goes with the process.
+class OwnerLock {
+public:
+    explicit OwnerLock(const std::string& path) {
+        if (path == ":memory:") return;
+        file_ = ::open((path + ".lock").c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+        if (file_ >= 0 && ::flock(file_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+            ::close(file_);
+            throw StorageError("another process uses the sessions in " + path + ": stop it, or give this one a state directory of its own");
+        }
+        // A folder that can't be written is SQLite's to complain about.
+    }
+    ~OwnerLock() {
+        if (file_ >= 0) ::close(file_);
+    }
+    OwnerLock(const OwnerLock&) = delete;
+    OwnerLock& operator=(const OwnerLock&) = delete;
+
+private:
+    int file_ = -1;
+};
+
 /// Where a sealed value belongs.
 struct Place {
     const Identity& who;
@@ -78,7 +101,7 @@ struct Place {
 class SqliteStore final : public SessionStore {
 public:
     SqliteStore(const StoreOptions& options, std::unique_ptr<Seal> seal)
-        : options_(options), seal_(seal ? std::move(seal) : std::make_unique<IdentitySeal>()), db_(options.path) {
+        : options_(options), lock_(options.path), seal_(seal ? std::move(seal) : std::make_unique<IdentitySeal>()), db_(options.path) {
         prepare();
         migrate();
         Transaction transaction(db_);
@@ -492,6 +515,7 @@ private:
     }
 
     StoreOptions options_;
+    OwnerLock lock_;
     std::unique_ptr<Seal> seal_;
     Database db_;
 };

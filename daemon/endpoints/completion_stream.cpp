@@ -59,9 +59,6 @@ json::object timing_json(const Usage& usage) {
     return out;
 }
 
-namespace {
-
-/// Throws for what is no answer; else OpenAI's finish_reason.
 const char* finish_name(Application& app, const GenerationRun::Finish& finish) {
     switch (finish.reason) {
         case FinishReason::stop: return "stop";
@@ -73,6 +70,8 @@ const char* finish_name(Application& app, const GenerationRun::Finish& finish) {
     }
     throw HttpError(500, "engine_error", finish.message.empty() ? "The engine failed." : finish.message);
 }
+
+namespace {
 
 json::object envelope(const CompletionCall& call, const char* object) {
     json::object out;

@@ -22,6 +22,8 @@ CompletionCall read_completion(Parameters& parameters, const HttpRequest& reques
 /// Generates and answers. The prompt must be there.
 asio::awaitable<void> answer_completion(Application& app, Exchange& exchange, std::shared_ptr<Engine> engine, CompletionCall call);
 
+/// OpenAI's finish_reason; throws for what is no answer.
+const char* finish_name(Application& app, const GenerationRun::Finish& finish);
 json::object usage_json(const Usage& usage);
 json::object timing_json(const Usage& usage);
 

@@ -23,6 +23,7 @@ Answer delete_item(Application&, Exchange&);
 Answer create_response(Application&, Exchange&);
 Answer get_response(Application&, Exchange&);
 Answer delete_response(Application&, Exchange&);
+Answer create_infill(Application&, Exchange&);
 Answer health(Application&, Exchange&);
 Answer status(Application&, Exchange&);
 

@@ -16,21 +16,17 @@ std::unique_ptr<Model> load(const ModelContext& c) {
     PrefixLmConfig config = prefix_lm_config(c.metadata);
     config.alpha = std::sqrt(2.0f * 28.0f);
     config.rotary_streams = 2;
-    const TokenId gmask = special_token(c, "gmask", {"[gMASK]"}), mask = special_token(c, "mask", {"[MASK]"}),
-                  sop = special_token(c, "sop", {"<sop>"});
-    return load_prefix_lm(c, std::move(config), [=](std::span<const TokenId> prompt) {
-        PromptLayout l = causal_layout(prompt);
-        const auto begin = std::find(prompt.begin(), prompt.end(), sop);
-        l.bidirectional = static_cast<int>(begin - prompt.begin());
-        auto at = std::find(prompt.begin(), prompt.end(), gmask);
-        if (at == prompt.end()) at = std::find(prompt.begin(), prompt.end(), mask);
-        const int position = at == prompt.end() ? std::max(0, l.bidirectional - 1) : static_cast<int>(at - prompt.begin());
-        for (int i = l.bidirectional; i < static_cast<int>(prompt.size()); ++i) {
-            l.positions[i] = position;
-            l.block_positions[i] = i - l.bidirectional + 1;
-        }
-        l.position_step = 0, l.block_step = 1;
-        return l;
+    BlankRules rules;
+    rules.masks = {special_token(c, "mask", {"[MASK]"}), -1, special_token(c, "gmask", {"[gMASK]"})};
+    rules.last = c.tokenizer.special("</s>").value_or(-1);
+    rules.start = special_token(c, "sop", {"<sop>"});
+    const TokenId mask = rules.id(BlankKind::words), gmask = rules.id(BlankKind::passage);
+    rules.bare = {mask, gmask};
+    rules.strip = c.metadata.boolean("glmd.tokenizer.strips_around_specials", true);
+    config.blanks = usable(rules);
+    return load_prefix_lm(c, std::move(config), [=, start = rules.start](std::span<const TokenId> prompt, std::span<const BlankRows> blanks) {
+        const bool long_answer = std::find(prompt.begin(), prompt.end(), gmask) != prompt.end();
+        return block_layout(prompt, blanks_or_first(prompt, blanks, start, {long_answer ? gmask : mask}));
     });
 }
 

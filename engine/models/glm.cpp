@@ -1,7 +1,6 @@
 // glm: the original GLM (2022), which fills blanks: [CLS] text <|endoftext|> with masks in it, then <|startofpiece|> and the answer.
-// Learned positions in two tables; the answer keeps the position of the first mask and counts blocks from 1.
-#include <algorithm>
-
+// Learned positions in two tables; an answer keeps the position of its mask and counts blocks from 1. With several blanks the
+// answers follow one another behind the text.
 #include "engine/models/prefix_lm.h"
 
 namespace glmd {
@@ -14,20 +13,18 @@ std::unique_ptr<Model> load(const ModelContext& c) {
     config.learned_positions = true;
     // The hub's model code has the erf form, the original repository the tanh form.
     config.function = c.metadata.string("glm.activation", "gelu_tanh") == "gelu_erf" ? Function::gelu_erf : Function::gelu_tanh;
-    const std::vector<TokenId> masks{special_token(c, "mask", {"[MASK]"}), special_token(c, "smask", {"[sMASK]"}),
-                                     special_token(c, "gmask", {"[gMASK]"})};
-    const TokenId start = special_token(c, "sop", {"<|startofpiece|>"});
-    return load_prefix_lm(c, std::move(config), [=](std::span<const TokenId> prompt) {
-        PromptLayout l = causal_layout(prompt);
-        l.bidirectional = static_cast<int>(std::find(prompt.begin(), prompt.end(), start) - prompt.begin());
-        const auto at = std::find_first_of(prompt.begin(), prompt.end(), masks.begin(), masks.end());
-        const int position = at == prompt.end() ? std::max(0, l.bidirectional - 1) : static_cast<int>(at - prompt.begin());
-        for (int i = l.bidirectional; i < static_cast<int>(prompt.size()); ++i) {
-            l.positions[i] = position;
-            l.block_positions[i] = i - l.bidirectional + 1;
-        }
-        l.position_step = 0, l.block_step = 1;
-        return l;
+    BlankRules rules;
+    rules.masks = {special_token(c, "mask", {"[MASK]"}), special_token(c, "smask", {"[sMASK]"}), special_token(c, "gmask", {"[gMASK]"})};
+    rules.first = special_token(c, "cls", {"[CLS]"});
+    rules.last = special_token(c, "eos", {"<|endoftext|>"});
+    rules.bare = {rules.id(BlankKind::passage)};
+    rules.start = special_token(c, "sop", {"<|startofpiece|>"});
+    rules.answers_follow = true;
+    rules.strip = c.metadata.boolean("glmd.tokenizer.strips_around_specials", true);
+    config.blanks = usable(rules);
+    const std::vector<TokenId> masks(rules.masks.begin(), rules.masks.end());
+    return load_prefix_lm(c, std::move(config), [=, start = rules.start](std::span<const TokenId> prompt, std::span<const BlankRows> blanks) {
+        return block_layout(prompt, blanks_or_first(prompt, blanks, start, masks));
     });
 }
 

@@ -17,17 +17,20 @@ std::unique_ptr<Model> load(const ModelContext& c) {
     config.rotary_streams = 1;
     config.function = Function::gelu_erf;
     config.gate = Gate::second;
-    const TokenId gmask = special_token(c, "gmask", {"[gMASK]"}), mask = special_token(c, "mask", {"[MASK]"}),
-                  smask = special_token(c, "smask", {"[sMASK]"}), sop = special_token(c, "sop", {"<sop>", "sop"});
-    return load_prefix_lm(c, std::move(config), [=](std::span<const TokenId> prompt) {
+    BlankRules rules;
+    rules.masks = {special_token(c, "mask", {"[MASK]"}), special_token(c, "smask", {"[sMASK]"}), special_token(c, "gmask", {"[gMASK]"})};
+    rules.last = special_token(c, "eos", {"</s>"});
+    rules.bare.assign(rules.masks.begin(), rules.masks.end());
+    rules.start = special_token(c, "sop", {"<sop>", "sop"});
+    config.blanks = usable(rules);
+    const TokenId gmask = rules.id(BlankKind::passage), mask = rules.id(BlankKind::words), smask = rules.id(BlankKind::sentence);
+    return load_prefix_lm(c, std::move(config), [=, start = rules.start](std::span<const TokenId> prompt, std::span<const BlankRows> blanks) {
         PromptLayout l = causal_layout(prompt);
-        l.bidirectional = static_cast<int>(std::find(prompt.begin(), prompt.end(), sop) - prompt.begin());
-        if (std::find(prompt.begin(), prompt.end(), gmask) != prompt.end()) return l;
-        const std::vector<TokenId> masks{mask, smask};
-        const auto at = std::find_first_of(prompt.begin(), prompt.end(), masks.begin(), masks.end());
-        if (at == prompt.end()) return l;
-        for (int i = l.bidirectional; i < static_cast<int>(prompt.size()); ++i)
-            l.positions[i] = static_cast<int>(at - prompt.begin());
+        const bool long_answer = std::find(prompt.begin(), prompt.end(), gmask) != prompt.end();
+        const BlankRows blank = blanks_or_first(prompt, blanks, start, long_answer ? std::vector{gmask} : std::vector{mask, smask}).back();
+        l.bidirectional = blank.start;
+        if (blank.mask >= blank.start || (prompt[blank.mask] != mask && prompt[blank.mask] != smask)) return l;
+        std::fill(l.positions.begin() + blank.start, l.positions.end(), blank.mask);
         l.position_step = 0;
         return l;
     });

@@ -9,6 +9,7 @@
 
 #include "engine/checkpoint/gguf.h"
 #include "engine/checkpoint/pack.h"
+#include "engine/infill.h"
 #include "engine/tokenizer.h"
 #include "kernels/backend.h"
 
@@ -21,6 +22,7 @@ struct ModelConfig {
     int trained_context = 0;
     int prefix_tokens = 0;  // P-tuning v2: keys and values that every row sees
     float norm_eps = 1e-5f;
+    std::optional<BlankRules> blanks;  // set by families that fill blanks
 };
 
 /// Where a prompt's tokens stand, and how its answer goes on. Made on the host, once per request.
@@ -71,7 +73,11 @@ public:
     /// [logit_count, vocabulary]
     virtual Activations logits(const Step& step) = 0;
     virtual std::size_t workspace_bytes() const = 0;
-    virtual PromptLayout layout(std::span<const TokenId> prompt) const { return causal_layout(prompt); }
+    /// `blanks`: where the prompt's answers begin, and to which masks; empty: one answer, to the first mask there is.
+    virtual PromptLayout layout(std::span<const TokenId> prompt, std::span<const BlankRows> blanks = {}) const {
+        (void)blanks;
+        return causal_layout(prompt);
+    }
 };
 
 struct ModelContext {

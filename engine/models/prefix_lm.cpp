@@ -1,6 +1,7 @@
 // Shapes as in causal.cpp: x [rows, hidden]; qkv [rows, 3 * heads * head_dim]; inner [rows, inner] or [rows, 2 * inner].
 #include "engine/models/prefix_lm.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace glmd {
@@ -18,7 +19,7 @@ struct Layer {
 
 class PrefixLm final : public Model {
 public:
-    PrefixLm(const ModelContext& c, PrefixLmConfig config, std::function<PromptLayout(std::span<const TokenId>)> layout)
+    PrefixLm(const ModelContext& c, PrefixLmConfig config, PlacePrompt layout)
         : backend_(c.backend), config_(std::move(config)), layout_(std::move(layout)), workspace_(c.backend) {
         const PackedFile& w = c.weights;
         const int h = config_.hidden, d = config_.heads * config_.head_dim;
@@ -68,7 +69,9 @@ public:
 
     const ModelConfig& config() const override { return config_; }
     std::size_t workspace_bytes() const override { return workspace_.bytes(); }
-    PromptLayout layout(std::span<const TokenId> prompt) const override { return layout_(prompt); }
+    PromptLayout layout(std::span<const TokenId> prompt, std::span<const BlankRows> blanks) const override {
+        return layout_(prompt, blanks);
+    }
 
     void embed(const Step& s) override {
         const Activations x = hidden(s);
@@ -132,7 +135,7 @@ private:
 
     Backend& backend_;
     PrefixLmConfig config_;
-    std::function<PromptLayout(std::span<const TokenId>)> layout_;
+    PlacePrompt layout_;
     Workspace workspace_;
     std::unique_ptr<Buffer> table_;
     Rotary rotary_[2];
@@ -175,9 +178,33 @@ std::vector<PackRecipe> prefix_lm_recipes(const Gguf& f) {
     return r;
 }
 
-std::unique_ptr<Model> load_prefix_lm(const ModelContext& context, PrefixLmConfig config,
-                                      std::function<PromptLayout(std::span<const TokenId>)> layout) {
+std::unique_ptr<Model> load_prefix_lm(const ModelContext& context, PrefixLmConfig config, PlacePrompt layout) {
     return std::make_unique<PrefixLm>(context, std::move(config), std::move(layout));
+}
+
+std::vector<BlankRows> blanks_or_first(std::span<const TokenId> prompt, std::span<const BlankRows> blanks,
+                                       TokenId start, const std::vector<TokenId>& masks) {
+    if (!blanks.empty()) return {blanks.begin(), blanks.end()};
+    const int begin = static_cast<int>(std::find(prompt.begin(), prompt.end(), start) - prompt.begin());
+    const auto at = std::find_first_of(prompt.begin(), prompt.end(), masks.begin(), masks.end());
+    return {{at == prompt.end() ? std::max(0, begin - 1) : static_cast<int>(at - prompt.begin()), begin}};
+}
+
+PromptLayout block_layout(std::span<const TokenId> prompt, const std::vector<BlankRows>& blanks) {
+    PromptLayout l = causal_layout(prompt);
+    l.bidirectional = blanks.front().start;
+    for (const BlankRows& b : blanks)  // a later one overwrites the tail
+        for (int i = b.start; i < static_cast<int>(prompt.size()); ++i) {
+            l.positions[i] = b.mask;
+            l.block_positions[i] = i - b.start + 1;
+        }
+    l.position_step = 0, l.block_step = 1;
+    return l;
+}
+
+std::optional<BlankRules> usable(BlankRules rules) {
+    if (rules.start < 0 || rules.id(BlankKind::words) < 0) return {};
+    return rules;
 }
 
 }  // namespace glmd

@@ -20,8 +20,17 @@ struct PrefixLmConfig : ModelConfig {
 std::vector<PackRecipe> prefix_lm_recipes(const Gguf& file);
 /// Hyper-parameters under "<architecture>." with llama.cpp's key names.
 PrefixLmConfig prefix_lm_config(const Gguf& metadata);
-/// `layout` places a prompt; see Model::layout.
-std::unique_ptr<Model> load_prefix_lm(const ModelContext& context, PrefixLmConfig config,
-                                      std::function<PromptLayout(std::span<const TokenId>)> layout);
+/// See Model::layout.
+using PlacePrompt = std::function<PromptLayout(std::span<const TokenId> prompt, std::span<const BlankRows> blanks)>;
+std::unique_ptr<Model> load_prefix_lm(const ModelContext& context, PrefixLmConfig config, PlacePrompt layout);
+
+/// The blanks given, else one: from the first `start` on (the prompt's end if there is none) an answer to the first of
+/// `masks` (the context's last token if there is none).
+std::vector<BlankRows> blanks_or_first(std::span<const TokenId> prompt, std::span<const BlankRows> blanks,
+                                       TokenId start, const std::vector<TokenId>& masks);
+/// GLM and ChatGLM-6B: the context counts up with block 0; an answer keeps its mask's position and counts blocks from 1.
+PromptLayout block_layout(std::span<const TokenId> prompt, const std::vector<BlankRows>& blanks);
+/// `rules`, unless the model file lacks what infilling needs.
+std::optional<BlankRules> usable(BlankRules rules);
 
 }  // namespace glmd

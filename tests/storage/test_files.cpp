@@ -211,6 +211,14 @@ TEST_CASE("garbage and torn files are refused in one sentence") {
     SECTION("no folder") { CHECK_THAT(refusal((folder.path / "none" / "s.db").string()), Catch::Contains("can't be opened")); }
 }
 
+TEST_CASE("a database has one owner at a time") {
+    Folder folder;
+    auto first = SessionStore::open({folder.database()});
+    CHECK_THAT(refusal(folder.database()), Catch::Contains("another process uses"));
+    first.reset();
+    CHECK(SessionStore::open({folder.database()}) != nullptr);
+}
+
 TEST_CASE("a removal leaves no byte of the text behind") {
     Folder folder;
     auto store = SessionStore::open({folder.database()});
