@@ -1,5 +1,6 @@
-// The engine's thread. A step is: look into the mailbox, admit what fits, put one row of every answering sequence and up to
-// `prefill_rows` prompt tokens of one waiting sequence into a batch, run the model, sample, hand out the text.
+// The engine's thread. A step is: look into the mailbox, ask the scheduler who starts and what the batch is made of, give them
+// their KV blocks, run the model, sample, hand out the text. Tokens are cached in order, so a sequence that had to give its
+// blocks back computes prompt and answer again, with the same results, and goes on where it was.
 #include "engine/engine.h"
 
 #include <algorithm>
@@ -59,13 +60,37 @@ private:
     std::function<void()> wake_;
 };
 
+SchedulerOptions scheduler_options(const EngineOptions& o, const ModelInfo& info) {
+    SchedulerOptions s;
+    s.max_running = o.max_sequences;
+    s.spare_running = o.spare_sequences;
+    s.max_running_per_uid = o.max_sequences_per_uid;
+    s.prefill_rows = o.prefill_rows;
+    s.layers = info.layers;
+    s.block_tokens = kv_block_tokens;
+    return s;
+}
+
+QueueLimits queue_limits(const EngineOptions& o) {
+    auto own = [](int limit, int all) { return limit > 0 ? limit : std::max(1, all / 2); };
+    return {o.max_queue, own(o.max_queue_per_uid, o.max_queue), o.max_queued_tokens, own(o.max_queued_tokens_per_uid, o.max_queued_tokens)};
+}
+
+int blocks_for(int tokens) { return (tokens + kv_block_tokens - 1) / kv_block_tokens; }
+
+bool is_plain(const PromptLayout& l) {
+    for (std::size_t i = 0; i < l.positions.size(); ++i)
+        if (l.positions[i] != static_cast<int>(i) || l.block_positions[i] != 0) return false;
+    return l.bidirectional == 0 && l.position_step == 1 && l.block_step == 0;
+}
+
 class EngineThread final : public Engine {
 public:
     EngineThread(LoadedModel loaded, const EngineOptions& options)
-        : loaded_(std::move(loaded)), options_(options), cache_(loaded_.pool->blocks()),
-          max_blocks_((loaded_.info.context + kv_block_tokens - 1) / kv_block_tokens),
-          buffers_(*loaded_.backend, options.prefill_rows + options.max_sequences, options.max_sequences, max_blocks_),
-          end_ids_(loaded_.end_ids), mailbox_(std::make_shared<Mailbox>()) {
+        : loaded_(std::move(loaded)), options_(options), scheduler_(scheduler_options(options, loaded_.info)),
+          cache_(loaded_.pool->blocks()),
+          buffers_(*loaded_.backend, options.prefill_rows + options.batch(), options.batch(), blocks_for(loaded_.info.context)),
+          end_ids_(loaded_.end_ids), mailbox_(std::make_shared<Mailbox>(queue_limits(options))) {
         status_.kv_blocks = cache_.total();
         thread_ = std::thread([this] { run(); });
     }
@@ -87,7 +112,13 @@ public:
         std::lock_guard lock(mailbox_->mutex);
         EngineStatus s = status_;
         s.queued += static_cast<int>(mailbox_->arrivals.size());
+        for (const auto& a : mailbox_->arrivals) ++s.queued_by_class[index(a->service_class)];
         return s;
+    }
+
+    Submitted check(std::uint32_t uid, int prompt_tokens) const override {
+        std::lock_guard lock(mailbox_->mutex);
+        return check_locked(uid, prompt_tokens);
     }
 
     Submitted submit(GenerationRequest request, GenerationSink sink) override {
@@ -96,16 +127,13 @@ public:
         if (prompt >= loaded_.info.context) return {SubmitError::too_long, nullptr};
         const int room = loaded_.info.context - prompt;
         if (request.max_tokens <= 0 || request.max_tokens > room) request.max_tokens = room;
-        if (blocks_for(request) > cache_.total()) return {SubmitError::too_long, nullptr};
+        if (blocks_for(prompt + request.max_tokens) > cache_.total()) return {SubmitError::too_long, nullptr};
 
         auto flag = std::make_shared<std::atomic<bool>>(false);
         {
             std::lock_guard lock(mailbox_->mutex);
-            if (mailbox_->stopping) return {SubmitError::stopping, nullptr};
-            const int waiting = status_.queued + static_cast<int>(mailbox_->arrivals.size());
-            if (waiting >= options_.max_queue || (waiting > 0 && mailbox_->waiting_tokens + prompt > options_.max_queued_tokens))
-                return {SubmitError::queue_full, nullptr};
-            mailbox_->waiting_tokens += prompt;
+            if (Submitted no = check_locked(request.uid, prompt); no.error != SubmitError::none) return no;
+            mailbox_->bounds.add(request.uid, prompt);
             mailbox_->arrivals.push_back(
                 std::make_unique<Sequence>(std::move(request), std::move(sink), *loaded_.tokenizer, flag));
         }
@@ -119,101 +147,166 @@ public:
 
 private:
     struct Mailbox {
+        explicit Mailbox(const QueueLimits& limits) : bounds(limits) {}
         std::mutex mutex;
         std::condition_variable wake;
         std::deque<std::unique_ptr<Sequence>> arrivals;
-        std::int64_t waiting_tokens = 0;
+        QueueBounds bounds;  // of all that hasn't started yet
+        double work_rate = 0;
         bool stopping = false, poked = false;
     };
 
-    int blocks_for(const GenerationRequest& r) const {
-        return (static_cast<int>(r.prompt.size()) + r.max_tokens + kv_block_tokens - 1) / kv_block_tokens;
+    Submitted check_locked(std::uint32_t uid, int prompt) const {
+        if (mailbox_->stopping) return {SubmitError::stopping, nullptr};
+        switch (mailbox_->bounds.check(uid, prompt)) {
+            case QueueBounds::Verdict::ok: break;
+            case QueueBounds::Verdict::full: return {SubmitError::queue_full, nullptr, mailbox_->bounds.retry_after(mailbox_->work_rate)};
+            case QueueBounds::Verdict::quota: return {SubmitError::quota_exceeded, nullptr, mailbox_->bounds.retry_after(mailbox_->work_rate)};
+        }
+        return {};
     }
 
+    static Sequence& of(Job* job) { return *static_cast<Sequence*>(job); }
+    double now() const { return seconds(Clock::now() - begin_); }
+
     void run() {
-        while (true) {
-            {
-                std::unique_lock lock(mailbox_->mutex);
-                if (running_.empty() && queue_.empty())
-                    mailbox_->wake.wait(lock, [&] { return mailbox_->stopping || !mailbox_->arrivals.empty(); });
-                mailbox_->poked = false;
-                while (!mailbox_->arrivals.empty()) {
-                    queue_.push_back(std::move(mailbox_->arrivals.front()));
-                    mailbox_->arrivals.pop_front();
-                }
-                if (mailbox_->stopping) break;
-            }
-            drop_ended(queue_);
-            drop_ended(running_);
-            admit();
-            if (!running_.empty()) {
+        while (receive()) {
+            drop_ended();
+            arrange();
+            if (const StepPlan plan = scheduler_.plan(now()); !plan.empty()) {
                 try {
-                    step();
+                    step(plan);
                 } catch (const std::exception& e) {
                     // A backend that failed once isn't trusted with these sequences any more.
-                    while (!running_.empty()) finish(running_, running_.begin(), FinishReason::error, e.what());
+                    while (!scheduler_.running().empty()) finish(of(scheduler_.running().front()), FinishReason::error, e.what());
                 }
             }
             publish();
         }
-        while (!queue_.empty()) finish(queue_, queue_.begin(), FinishReason::cancelled, {});
-        while (!running_.empty()) finish(running_, running_.begin(), FinishReason::cancelled, {});
+        while (!live_.empty()) finish(*live_.front(), FinishReason::cancelled, {});
         publish();
     }
 
-    using Sequences = std::list<std::unique_ptr<Sequence>>;
+    /// Takes the mail in, waits for some when there is nothing to do; false at the end.
+    bool receive() {
+        std::unique_lock lock(mailbox_->mutex);
+        if (live_.empty()) mailbox_->wake.wait(lock, [&] { return mailbox_->stopping || !mailbox_->arrivals.empty(); });
+        mailbox_->poked = false;
+        for (; !mailbox_->arrivals.empty(); mailbox_->arrivals.pop_front()) {
+            live_.push_back(std::move(mailbox_->arrivals.front()));
+            scheduler_.arrive(*live_.back(), now());
+        }
+        return !mailbox_->stopping;
+    }
 
-    void drop_ended(Sequences& list) {
+    void drop_ended() {
         const auto now = Clock::now();
-        for (auto it = list.begin(); it != list.end();) {
-            Sequence& s = **it;
-            if (s.cancelled->load()) it = finish(list, it, FinishReason::cancelled, {});
-            else if (now >= s.request.deadline) it = finish(list, it, FinishReason::deadline, {});
-            else ++it;
+        for (auto it = live_.begin(); it != live_.end();) {
+            Sequence& s = **it++;
+            if (s.cancelled->load()) finish(s, FinishReason::cancelled, {});
+            else if (now >= s.request.deadline) finish(s, FinishReason::deadline, {});
         }
     }
 
-    void admit() {
-        while (!queue_.empty() && static_cast<int>(running_.size()) < options_.max_sequences) {
-            Sequence& s = *queue_.front();
-            if (!cache_.take(blocks_for(s.request), s.blocks)) return;  // first come, first served: nobody overtakes
-            s.started = Clock::now();
-            s.layout = loaded_.model->layout(s.request.prompt, s.request.blanks);
-            {
-                std::lock_guard lock(mailbox_->mutex);
-                mailbox_->waiting_tokens -= static_cast<std::int64_t>(s.request.prompt.size());
-            }
-            running_.splice(running_.end(), queue_, queue_.begin());
+    /// Who has to give way, who starts, and what those who wait are told.
+    void arrange() {
+        for (bool settled = false; !settled;) {
+            for (Job* j : scheduler_.make_room(now(), cache_.available())) pause(of(j));
+            settled = true;  // unless blocks that were given back are still shared
+            for (Job* j : scheduler_.running()) settled = grow(of(j)) && settled;
         }
-    }
-
-    void step() {
-        const auto begin = Clock::now();
-        Model& model = *loaded_.model;
-        buffers_.clear();
-        std::vector<Sequence*> wanted;  // by logit row
-        Sequence* filling = nullptr;
-        int decoding = 0;
-        for (auto& p : running_) {
-            if (p->prefilling()) {
-                if (!filling) filling = p.get();
+        const Scheduler::Admission a = scheduler_.admit(now(), cache_.available());
+        for (Job* j : a.paused) pause(of(j));
+        for (Job* j : a.admitted) {
+            Sequence& s = of(j);
+            if (!seat(s)) {
+                scheduler_.put_back(s);
                 continue;
             }
-            add_rows(*p, p->cached, 1);
-            wanted.push_back(p.get());
-            ++decoding;
+            if (s.queued) {
+                s.queued = false;
+                s.started = Clock::now();
+                std::lock_guard lock(mailbox_->mutex);
+                mailbox_->bounds.remove(s.uid, s.prompt);
+            }
+            tell_position(s, 0);
         }
-        // A prompt that sees itself in both directions goes through layer by layer, unless it fits in one chunk.
-        const int prompt = filling ? static_cast<int>(filling->request.prompt.size()) : 0;
-        const bool by_layers = filling && filling->layout.bidirectional > 0 && prompt > options_.prefill_rows;
-        int chunk = 0;
-        if (filling && !by_layers) {
-            chunk = std::min(options_.prefill_rows, prompt - filling->cached);
-            add_rows(*filling, filling->cached, chunk);
-            if (filling->cached + chunk == prompt) wanted.push_back(filling);
+        if (told_ == scheduler_.queue_version()) return;
+        told_ = scheduler_.queue_version();
+        int position = 0;
+        for (Job* j : scheduler_.order()) tell_position(of(j), ++position);
+    }
+
+    static void tell_position(Sequence& s, int position) {
+        if (s.position == position && position > 0) return;
+        s.position = position;
+        if (s.sink.on_queue) s.sink.on_queue(position);
+    }
+
+    bool grow(Sequence& s) {
+        const int missing = blocks_for(s.length) - static_cast<int>(s.table.size());
+        if (missing > 0 && !cache_.take(missing, s.table)) return false;
+        s.blocks = static_cast<int>(s.table.size());
+        return true;
+    }
+
+    /// Blocks for all the tokens that are known, with what the cache has of them.
+    bool seat(Sequence& s) {
+        if (s.layout.positions.empty()) {
+            s.layout = loaded_.model->layout(s.request.prompt, s.request.blanks);
+            s.bidirectional = s.layout.bidirectional > 0;
+            s.reusable = is_plain(s.layout);
+        }
+        KvCache::Hit hit;
+        // One token at least is computed: the next one's logits come from it.
+        if (s.reusable) hit = cache_.find({s.uid, s.tenant}, s.tokens(s.length - 1), s.table);
+        bool seated = grow(s);
+        if (hit.copy_from >= 0) {
+            if (seated) loaded_.backend->kv_copy(*loaded_.pool, hit.copy_from, s.table[hit.tokens / kv_block_tokens]);
+            cache_.give_back(hit.copy_from);
+            if (!seated) hit.copy_tokens = 0, seated = grow(s);
+        }
+        if (!seated) {
+            release(s);
+            return false;
+        }
+        s.cached = hit.tokens + hit.copy_tokens;
+        if (s.queued) {
+            s.found = std::min(s.cached, s.prompt);
+            cached_tokens_ += s.found;
+        }
+        return true;
+    }
+
+    /// The blocks go back; what they hold stays in the cache while nobody needs them.
+    void release(Sequence& s) {
+        if (s.reusable && s.cached > 0) cache_.keep({s.uid, s.tenant}, s.tokens(s.cached), s.table);
+        else cache_.give_back(s.table);
+        s.cached = s.blocks = s.units = 0;
+    }
+
+    void pause(Sequence& s) {
+        ++pauses_;
+        release(s);
+    }
+
+    void step(const StepPlan& plan) {
+        const auto begin = Clock::now();
+        std::vector<Sequence*> wanted;  // by row of logits_
+        buffers_.clear();
+        logits_.clear();
+        for (Job* j : plan.decode) {
+            add_rows(of(j), j->cached, 1);
+            wanted.push_back(&of(j));
+        }
+        Sequence* fill = plan.fill ? &of(plan.fill) : nullptr;
+        if (plan.fill_rows > 0) {
+            add_rows(*fill, fill->cached, plan.fill_rows);
+            if (fill->cached + plan.fill_rows == fill->length) wanted.push_back(fill);
             else buffers_.logit_rows.pop_back();
         }
         if (!buffers_.ids.empty()) {
+            Model& model = *loaded_.model;
             const Step s = buffers_.upload(*loaded_.pool, loaded_.precision);
             model.embed(s);
             for (int l = 0; l < model.config().layers; ++l) {
@@ -221,74 +314,77 @@ private:
                 model.rest(s, l);
             }
             if (!wanted.empty()) take_logits(s);
-            for (auto& p : running_)
-                if (!p->prefilling()) ++p->cached;
-            if (chunk > 0) filled(*filling, chunk);
-            accept_all(wanted);
         }
-        if (by_layers) layer_unit(*filling);
+        StepPlan done = plan;
+        for (done.fill_units = 0; done.fill_units < plan.fill_units && !fill->cancelled->load(); ++done.fill_units)
+            if (layer_unit(*fill, fill->units + done.fill_units)) wanted.push_back(fill);
+        const double took = seconds(Clock::now() - begin), work = scheduler_.work_done();
+        scheduler_.ran(done, took, now());
+        work_rate_ = smoothed(work_rate_, (scheduler_.work_done() - work) / std::max(took, 1e-9));
         ++steps_;
-        if (decoding > 0 && !filling) {  // a smoothed rate, of pure decode steps
-            const double rate = decoding / std::max(seconds(Clock::now() - begin), 1e-9);
-            decode_rate_ = decode_rate_ == 0 ? rate : 0.9 * decode_rate_ + 0.1 * rate;
-        }
+        if (!plan.fill && !plan.decode.empty()) decode_rate_ = smoothed(decode_rate_, plan.decode.size() / std::max(took, 1e-9));
+
+        for (Job* j : plan.decode) ++j->cached;
+        if (fill) filled(*fill, plan.fill_rows, done.fill_units);
+        const std::size_t vocabulary = loaded_.model->config().vocabulary;
+        for (std::size_t i = 0; i < wanted.size(); ++i) accept(*wanted[i], {logits_.data() + i * vocabulary, vocabulary});
     }
+
+    static double smoothed(double before, double value) { return before == 0 ? value : 0.9 * before + 0.1 * value; }
 
     /// Rows of a sequence's tokens [first, first + count); logits of the last one are asked for.
     void add_rows(const Sequence& s, int first, int count) {
-        const int index = buffers_.add_sequence(s.blocks, s.layout.bidirectional);
+        const int row = buffers_.add_sequence(s.table, s.layout.bidirectional);
         for (int i = first; i < first + count; ++i) {
             const auto [position, block] = s.place(i);
-            const bool in_prompt = i < static_cast<int>(s.request.prompt.size());
-            buffers_.add_row(in_prompt ? s.request.prompt[i] : s.next, position, block, i, index);
+            buffers_.add_row(s.token(i), position, block, i, row);
         }
         buffers_.logit_rows.push_back(static_cast<int>(buffers_.ids.size()) - 1);
     }
 
-    /// One unit, (layer, half, rows), of a bidirectional prompt's prefill.
-    void layer_unit(Sequence& s) {
+    /// One unit, (layer, half, rows), of a bidirectional prompt; true when it gave the logits of the prompt's last row.
+    bool layer_unit(const Sequence& s, int unit) {
         Model& model = *loaded_.model;
-        const int prompt = static_cast<int>(s.request.prompt.size()), layers = model.config().layers;
-        const int rows = std::min(options_.prefill_rows, prompt - s.fill_row);
+        const int cuts = (s.prompt + options_.prefill_rows - 1) / options_.prefill_rows;
+        const int half = unit / cuts, layer = half / 2, first = unit % cuts * options_.prefill_rows;
         buffers_.clear();
-        add_rows(s, s.fill_row, rows);
-        const Step step = buffers_.upload(*loaded_.pool, loaded_.precision, options_.prefill_rows + options_.max_sequences + s.fill_row);
-        if (s.fill_rest) {
-            model.rest(step, s.fill_layer);
+        add_rows(s, first, std::min(options_.prefill_rows, s.prompt - first));
+        const Step step = buffers_.upload(*loaded_.pool, loaded_.precision, options_.prefill_rows + options_.batch() + first);
+        if (half % 2) {
+            model.rest(step, layer);
         } else {
-            if (s.fill_layer == 0) model.embed(step);
-            model.keys(step, s.fill_layer);
+            if (layer == 0) model.embed(step);
+            model.keys(step, layer);
         }
-        s.fill_row += rows;
-        if (s.fill_row < prompt) return;
-        if (s.fill_rest && s.fill_layer == layers - 1) {  // this unit held the prompt's last row
-            take_logits(step);
-            filled(s, prompt);
-            accept_all({&s});
-            return;
-        }
-        s.fill_row = 0;
-        if (s.fill_rest) ++s.fill_layer;
-        s.fill_rest = !s.fill_rest;
-        if (s.sink.on_prefill) s.sink.on_prefill(static_cast<int>(std::int64_t(prompt) * (2 * s.fill_layer + s.fill_rest) / (2 * layers)), prompt);
+        const bool last = unit + 1 == scheduler_.units_of(s) && s.length == s.prompt;
+        if (last) take_logits(step);
+        return last;
     }
 
+    /// Appends to logits_.
     void take_logits(const Step& step) {
         const Activations logits = loaded_.model->logits(step);
-        logits_.resize(std::size_t(logits.rows) * logits.cols);
-        loaded_.backend->download(logits_.data(), logits.data, logits_.size() * sizeof(float));
+        const std::size_t before = logits_.size(), count = std::size_t(logits.rows) * logits.cols;
+        logits_.resize(before + count);
+        loaded_.backend->download(logits_.data() + before, logits.data, count * sizeof(float));
     }
 
-    void filled(Sequence& s, int tokens) {
-        s.cached += tokens;
-        prompt_tokens_ += tokens;
-        if (s.sink.on_prefill) s.sink.on_prefill(s.cached, static_cast<int>(s.request.prompt.size()));
-        if (!s.prefilling()) s.prefilled = Clock::now();
-    }
-
-    void accept_all(const std::vector<Sequence*>& wanted) {
-        const std::size_t vocabulary = loaded_.model->config().vocabulary;
-        for (std::size_t i = 0; i < wanted.size(); ++i) accept(*wanted[i], {logits_.data() + i * vocabulary, vocabulary});
+    /// Progress of a prompt (or of what has to be computed again after a pause).
+    void filled(Sequence& s, int rows, int units) {
+        const int before = s.cached, all_units = scheduler_.units_of(s);
+        s.cached += rows;
+        s.units += units;
+        if (units > 0 && s.units == all_units) {
+            s.cached = s.prompt;
+            s.units = 0;
+        }
+        prompt_tokens_ += std::max(0, std::min(s.cached, s.prompt) - before);
+        if (s.prefilled != Clock::time_point{}) return;
+        const int done = s.units > 0 ? static_cast<int>(std::int64_t(s.prompt) * s.units / all_units) : std::min(s.cached, s.prompt);
+        if (s.sink.on_prefill) s.sink.on_prefill(done, s.prompt);
+        if (s.cached < s.prompt) return;
+        s.prefilled = Clock::now();
+        if (s.reusable) cache_.share({s.uid, s.tenant}, s.request.prompt, s.table);
     }
 
     /// One new token of a sequence: text out, or the end.
@@ -297,15 +393,15 @@ private:
             if (!std::isfinite(x)) return end(s, FinishReason::error, "the model produced numbers that aren't finite");
         const TokenId id = s.sampler.sample(logits);
         if (std::find(end_ids_.begin(), end_ids_.end(), id) != end_ids_.end()) return end(s, FinishReason::stop, {});
-        s.next = id;
-        ++s.generated;
+        s.answer.push_back(id);
+        ++s.length;
         ++completion_tokens_;
         if (s.sink.on_token) s.sink.on_token(id);
         std::string out;
         const bool stopped = s.stop.push(s.decoder.push(id), out);
         if (!out.empty()) s.sink.on_text(std::move(out));
         if (stopped) return end(s, FinishReason::stop, {}, true);
-        if (s.generated >= s.request.max_tokens) end(s, FinishReason::length, {});
+        if (s.length >= s.limit) end(s, FinishReason::length, {});
     }
 
     void end(Sequence& s, FinishReason reason, std::string message, bool stop_string = false) {
@@ -314,55 +410,65 @@ private:
             if (!s.stop.push(s.decoder.finish(), out)) out += s.stop.rest();
             if (!out.empty()) s.sink.on_text(std::move(out));
         }
-        auto it = std::find_if(running_.begin(), running_.end(), [&](auto& p) { return p.get() == &s; });
-        finish(running_, it, reason, std::move(message));
+        finish(s, reason, std::move(message));
     }
 
-    Sequences::iterator finish(Sequences& list, Sequences::iterator it, FinishReason reason, std::string message) {
-        Sequence& s = **it;
-        cache_.give_back(s.blocks);
+    void finish(Sequence& s, FinishReason reason, std::string message) {
+        scheduler_.remove(s);
+        if (reason == FinishReason::error) s.reusable = false;  // nor is what it has shared worth much
+        release(s);
+        if (reason == FinishReason::error) cache_.clear();
         Usage u;
-        u.prompt_tokens = static_cast<int>(s.request.prompt.size());
-        u.completion_tokens = s.generated;
+        u.prompt_tokens = s.prompt;
+        u.cached_tokens = s.found;
+        u.completion_tokens = static_cast<int>(s.answer.size());
         const auto now = Clock::now();
         const bool started = s.started != Clock::time_point{}, prefilled = s.prefilled != Clock::time_point{};
         u.queue_s = seconds((started ? s.started : now) - s.submitted);
         if (started) u.prefill_s = seconds((prefilled ? s.prefilled : now) - s.started);
         if (prefilled) u.decode_s = seconds(now - s.prefilled);
         ++requests_;
-        if (&list == &queue_) {
+        if (s.queued) {
             std::lock_guard lock(mailbox_->mutex);
-            mailbox_->waiting_tokens -= u.prompt_tokens;
+            mailbox_->bounds.remove(s.uid, s.prompt);
         }
+        const auto it = std::find_if(live_.begin(), live_.end(), [&](auto& p) { return p.get() == &s; });
         const std::unique_ptr<Sequence> ended = std::move(*it);
-        it = list.erase(it);
+        live_.erase(it);
         publish();  // first, so that whoever has an answer finds the engine without it
         ended->sink.on_finish(reason, u, std::move(message));
-        return it;
     }
 
     void publish() {
         std::lock_guard lock(mailbox_->mutex);
-        status_.running = static_cast<int>(running_.size());
-        status_.queued = static_cast<int>(queue_.size());
-        status_.kv_blocks_used = cache_.total() - cache_.free();
+        mailbox_->work_rate = work_rate_;
+        status_.running = static_cast<int>(scheduler_.running().size());
+        status_.queued = scheduler_.waiting();
+        status_.running_by_class = scheduler_.running_by_class();
+        status_.queued_by_class = scheduler_.waiting_by_class();
+        status_.kv_blocks_used = cache_.total() - cache_.available();
+        status_.kv_blocks_cached = cache_.cached();
         status_.prompt_tokens = prompt_tokens_;
+        status_.cached_tokens = cached_tokens_;
         status_.completion_tokens = completion_tokens_;
         status_.requests = requests_;
+        status_.pauses = pauses_;
         status_.decode_tokens_per_s = decode_rate_;
         status_.steps = steps_;
     }
 
     LoadedModel loaded_;
     EngineOptions options_;
+    Scheduler scheduler_;
     KvCache cache_;
-    int max_blocks_;
     StepBuffers buffers_;
     std::vector<TokenId> end_ids_;
     std::vector<float> logits_;
-    Sequences queue_, running_;
-    std::uint64_t prompt_tokens_ = 0, completion_tokens_ = 0, requests_ = 0, steps_ = 0;
-    double decode_rate_ = 0;
+    std::list<std::unique_ptr<Sequence>> live_;
+    const Clock::time_point begin_ = Clock::now();
+    std::uint64_t prompt_tokens_ = 0, cached_tokens_ = 0, completion_tokens_ = 0, requests_ = 0, steps_ = 0, pauses_ = 0;
+    std::uint64_t told_ = 0;  // the version of the queue that the positions told are of
+    double decode_rate_ = 0, work_rate_ = 0;
 
     std::shared_ptr<Mailbox> mailbox_;
     EngineStatus status_;  // guarded by the mailbox's mutex

@@ -1,6 +1,7 @@
 #pragma once
 // Engine: one thread that owns a model, its KV cache and the running sequences. Requests enter through a bounded mailbox
 // and are looked at between steps only; a step's new tokens leave through each request's sink.
+#include <array>
 #include <chrono>
 #include <functional>
 #include <memory>
@@ -12,6 +13,7 @@
 #include "engine/error.h"
 #include "engine/infill.h"
 #include "engine/sampler.h"
+#include "engine/service_class.h"
 #include "engine/tokenizer.h"
 #include "kernels/backend.h"
 
@@ -20,8 +22,11 @@ namespace glmd {
 struct EngineOptions {
     int context = 0;              // tokens per sequence; 0: what the model was trained for, at most 8192
     int max_sequences = 8;        // sequences in one batch
-    int max_queue = 64;           // waiting requests
-    int max_queued_tokens = 65536;  // waiting prompt tokens
+    int spare_sequences = 4;      // more of them for service class priority; half of these for who has nothing running
+    int max_queue = 128;          // waiting requests
+    int max_queued_tokens = 131072;  // waiting prompt tokens
+    // Of one uid; 0: half of the above, and no bound for sequences.
+    int max_queue_per_uid = 0, max_queued_tokens_per_uid = 0, max_sequences_per_uid = 0;
     int prefill_rows = 256;       // prompt tokens of one unit of work
     std::size_t kv_bytes = 0;     // 0: enough for max_sequences / 2 full contexts, within the memory budget
     std::size_t memory_budget = 0;  // bytes for weights, KV and workspace; 0: MemAvailable
@@ -30,11 +35,14 @@ struct EngineOptions {
     CpuOptions cpu;
     std::string cache_directory;  // packed weights
     std::function<void(std::size_t done, std::size_t total)> on_pack;  // bytes, while a model is packed for the first time
+
+    int batch() const { return max_sequences + spare_sequences; }
 };
 
 struct GenerationRequest {
     std::uint32_t uid = 0;        // fairness and cache scope
     std::string tenant;
+    ServiceClass service_class = ServiceClass::normal;
     std::vector<TokenId> prompt;
     std::vector<BlankRows> blanks;  // where a prompt's answers begin (Infill::rows); empty: the family looks for the first mask
     int max_tokens = 0;           // 0: as many as the context holds
@@ -47,6 +55,7 @@ enum class FinishReason : std::uint8_t { stop, length, cancelled, deadline, erro
 
 struct Usage {
     int prompt_tokens = 0;
+    int cached_tokens = 0;        // of the prompt's, whose keys and values were there already
     int completion_tokens = 0;
     double queue_s = 0, prefill_s = 0, decode_s = 0;
 };
@@ -61,6 +70,8 @@ struct GenerationSink {
     std::function<void(FinishReason reason, Usage usage, std::string message)> on_finish;
     /// Prompt tokens done of all; called after each unit of prefill.
     std::function<void(int done, int total)> on_prefill;
+    /// Its place among those who wait, from 1, whenever it changes; 0 when it starts. May be empty.
+    std::function<void(int position)> on_queue;
 };
 
 /// Cancels when destroyed or asked; a finished generation ignores it. Any thread.
@@ -82,13 +93,16 @@ struct ModelInfo {
 
 struct EngineStatus {
     int running = 0, queued = 0;
-    int kv_blocks_used = 0, kv_blocks = 0;
+    std::array<int, service_classes> running_by_class{}, queued_by_class{};
+    int kv_blocks_used = 0, kv_blocks_cached = 0, kv_blocks = 0;  // by sequences; by nobody, but with tokens that may come again
     std::uint64_t prompt_tokens = 0, completion_tokens = 0, requests = 0;
+    std::uint64_t cached_tokens = 0;  // of prompts, that needn't be computed
+    std::uint64_t pauses = 0;         // sequences that had to give their blocks back and wait again
     double decode_tokens_per_s = 0;  // of the last busy seconds
     std::uint64_t steps = 0;         // grows while there is work: what the watchdog looks at
 };
 
-enum class SubmitError : std::uint8_t { none, queue_full, too_long, empty, stopping };
+enum class SubmitError : std::uint8_t { none, queue_full, quota_exceeded, too_long, empty, stopping };
 
 class Engine {
 public:
@@ -103,7 +117,10 @@ public:
     struct Submitted {
         SubmitError error = SubmitError::none;
         std::unique_ptr<Generation> generation;
+        int retry_after_s = 0;  // of queue_full and quota_exceeded: when there should be room
     };
+    /// What submit() would say now to a prompt of that length.
+    virtual Submitted check(std::uint32_t uid, int prompt_tokens) const = 0;
     virtual Submitted submit(GenerationRequest request, GenerationSink sink) = 0;
 };
 

@@ -73,9 +73,9 @@ LoadedModel load_model(const std::string& gguf_path, const EngineOptions& option
     const std::size_t wanted = options.kv_bytes ? options.kv_bytes
                                                 : shape.block_bytes() * context_blocks * std::max(1, options.max_sequences / 2);
     const std::size_t budget = options.memory_budget ? options.memory_budget : available_memory();
-    const int rows = options.prefill_rows + options.max_sequences;
+    const int rows = options.prefill_rows + options.batch();
     const std::size_t workspace = std::size_t(rows) * 4 * (std::size_t(6) * config.hidden + std::size_t(5) * config.inner) +
-                                  std::size_t(options.max_sequences + 1) * 4 * config.vocabulary * 2;
+                                  std::size_t(options.batch() + 1) * 4 * config.vocabulary * 2;
     const std::size_t least = l.weights->bytes() + workspace + shape.block_bytes() * context_blocks;
     if (budget > 0 && least > budget)
         throw ModelError("insufficient memory: weights " + gigabytes(l.weights->bytes()) + " + KV " +
@@ -87,7 +87,7 @@ LoadedModel load_model(const std::string& gguf_path, const EngineOptions& option
     const int blocks = std::max(context_blocks, static_cast<int>(kv / shape.block_bytes()));
 
     l.pool = l.backend->make_kv_pool(shape, blocks);
-    l.model = family->load({*l.backend, *l.metadata, *l.weights, *l.tokenizer, context, rows, options.max_sequences + 1});
+    l.model = family->load({*l.backend, *l.metadata, *l.weights, *l.tokenizer, context, rows, options.batch() + 1});
     ModelInfo& i = l.info;
     i.name = std::filesystem::path(gguf_path).stem();
     i.path = gguf_path;

@@ -8,6 +8,7 @@
 
 #include "engine/engine.h"
 #include "engine/models/model.h"
+#include "engine/scheduler.h"
 
 namespace glmd {
 
@@ -27,10 +28,16 @@ private:
     std::string held_;
 };
 
-struct Sequence {
+struct Sequence : Job {
     Sequence(GenerationRequest r, GenerationSink s, const Tokenizer& tokenizer, std::shared_ptr<std::atomic<bool>> cancel)
         : request(std::move(r)), sink(std::move(s)), sampler(request.sampling), decoder(tokenizer), stop(request.stop),
-          cancelled(std::move(cancel)) {}
+          cancelled(std::move(cancel)) {
+        uid = request.uid;
+        tenant = request.tenant;
+        service_class = request.service_class;
+        prompt = length = static_cast<int>(request.prompt.size());
+        limit = prompt + request.max_tokens;
+    }
 
     GenerationRequest request;
     GenerationSink sink;
@@ -39,23 +46,30 @@ struct Sequence {
     StopFilter stop;
     std::shared_ptr<std::atomic<bool>> cancelled;
 
-    std::vector<std::int32_t> blocks;  // KV blocks, in order
-    int cached = 0;                    // tokens whose keys and values are in the cache
+    std::vector<TokenId> answer;
+    std::vector<std::int32_t> table;   // KV blocks, in order
     PromptLayout layout;
-    int fill_layer = 0, fill_row = 0;  // where the prefill of a bidirectional prompt stands: (layer, half, row)
-    bool fill_rest = false;
-    TokenId next = 0;                  // the token to feed, once the prompt is cached
-    int generated = 0;
+    bool reusable = false;             // the layout is plain, so that equal tokens have equal keys and values
+    bool queued = true;                // counts against the bounds of the queue: until it starts for the first time
+    int position = 0;                  // in the queue, as told last
+    int found = 0;                     // prompt tokens that were in the cache
     Clock::time_point submitted = Clock::now(), started, prefilled;
 
+    TokenId token(int i) const { return i < prompt ? request.prompt[i] : answer[i - prompt]; }
+    /// The first `count` tokens of prompt and answer.
+    std::vector<TokenId> tokens(int count) const {
+        std::vector<TokenId> all(request.prompt);
+        all.insert(all.end(), answer.begin(), answer.end());
+        all.resize(count);
+        return all;
+    }
     /// Position and block position of token `index` of prompt and answer.
     std::pair<int, int> place(int index) const {
-        const int last = static_cast<int>(request.prompt.size()) - 1;
+        const int last = prompt - 1;
         if (index <= last) return {layout.positions[index], layout.block_positions[index]};
         return {layout.positions[last] + (index - last) * layout.position_step,
                 layout.block_positions[last] + (index - last) * layout.block_step};
     }
-    bool prefilling() const { return cached < static_cast<int>(request.prompt.size()); }
 };
 
 }  // namespace glmd

@@ -1,0 +1,311 @@
+// The engine's thread with tiny models of the reference data, converted here: what is reused, paused, computed again or
+// run beside others must give the very same tokens as a request that has an engine to itself.
+#include "engine/engine.h"
+
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <condition_variable>
+#include <cstdlib>
+#include <filesystem>
+#include <iostream>
+#include <mutex>
+#include <random>
+#include <thread>
+
+#include "engine/checkpoint/convert.h"
+
+using namespace glmd;
+namespace fs = std::filesystem;
+
+namespace {
+
+/// A converted model in a folder of its own, gone at the end.
+struct TinyModel {
+    fs::path folder;
+    std::string gguf;
+    explicit TinyModel(const std::string& family) : folder(fs::temp_directory_path() / ("glmd-engine-" + family + std::to_string(::getpid()))) {
+        fs::create_directories(folder);
+        ConvertOptions convert;
+        convert.input = std::string(GLMD_TEST_DATA "/golden/") + family + "/fp16";
+        convert.output = gguf = folder / "model.gguf";
+        convert_checkpoint(convert);
+    }
+    ~TinyModel() { fs::remove_all(folder); }
+    std::unique_ptr<Engine> start(const std::function<void(EngineOptions&)>& change = {}) const {
+        EngineOptions o;
+        o.precision = Precision::exact;
+        o.context = 192;
+        o.max_sequences = 4;
+        o.prefill_rows = 16;
+        o.cpu.threads = 1;
+        o.cache_directory = folder / "cache";
+        if (change) change(o);
+        return make_engine(gguf, o);
+    }
+};
+
+/// Collects what becomes of a request.
+struct Client {
+    std::mutex mutex;
+    std::condition_variable changed;
+    std::vector<TokenId> ids;
+    std::vector<int> positions;
+    std::string text;
+    Usage usage;
+    FinishReason reason = FinishReason::error;
+    bool finished = false, held = false;  // held: the engine's thread waits at the next token
+    std::unique_ptr<Generation> generation;
+
+    SubmitError submit(Engine& engine, GenerationRequest request, int* retry_after = nullptr) {
+        GenerationSink sink;
+        sink.on_text = [this](std::string t) {
+            std::lock_guard lock(mutex);
+            text += t;
+            changed.notify_all();
+        };
+        sink.on_token = [this](TokenId id) {
+            std::unique_lock lock(mutex);
+            ids.push_back(id);
+            changed.notify_all();
+            changed.wait(lock, [this] { return !held; });
+        };
+        sink.on_queue = [this](int position) {
+            std::lock_guard lock(mutex);
+            positions.push_back(position);
+            changed.notify_all();
+        };
+        sink.on_finish = [this](FinishReason r, Usage u, std::string) {
+            std::lock_guard lock(mutex);
+            reason = r, usage = u, finished = true;
+            changed.notify_all();
+        };
+        Engine::Submitted s = engine.submit(std::move(request), std::move(sink));
+        generation = std::move(s.generation);
+        if (retry_after) *retry_after = s.retry_after_s;
+        return s.error;
+    }
+    void wait(const std::function<bool()>& until) {
+        std::unique_lock lock(mutex);
+        REQUIRE(changed.wait_for(lock, std::chrono::seconds(60), until));
+    }
+    void wait() { wait([this] { return finished; }); }
+};
+
+GenerationRequest request(std::vector<TokenId> prompt, int max_tokens, std::uint64_t seed, std::uint32_t uid) {
+    GenerationRequest r;
+    r.uid = uid;
+    r.prompt = std::move(prompt);
+    r.max_tokens = max_tokens;
+    r.sampling.temperature = 1;
+    r.sampling.top_p = 1;
+    r.sampling.seed = seed;
+    return r;
+}
+
+/// To the end; every call is another user unless told, so that nothing is reused.
+std::unique_ptr<Client> ask(Engine& engine, GenerationRequest r) {
+    auto c = std::make_unique<Client>();
+    REQUIRE(c->submit(engine, std::move(r)) == SubmitError::none);
+    c->wait();
+    return c;
+}
+
+std::vector<TokenId> random_tokens(std::mt19937& random, int count) {
+    std::vector<TokenId> t;
+    for (int i = 0; i < count; ++i) t.push_back(std::uniform_int_distribution<int>(10, 600)(random));
+    return t;
+}
+
+}  // namespace
+
+TEST_CASE("engine: what is reused gives the same tokens as what is computed") {
+    const TinyModel model("chatglm3");
+    const auto engine = model.start();
+    std::mt19937 random(1);
+    std::uint32_t stranger = 5000;
+    int reused = 0;
+    for (int round = 0; round < 30; ++round) {
+        // A conversation: each turn's prompt is all that was said, and something new.
+        std::vector<TokenId> said = random_tokens(random, 1 + random() % 40);
+        int known = 0;
+        for (int turn = 0; turn < 3; ++turn) {
+            const std::uint64_t seed = random();
+            const auto mine = ask(*engine, request(said, 8 + seed % 20, seed, 1000));
+            const auto alone = ask(*engine, request(said, 8 + seed % 20, seed, stranger++));
+            CHECK(mine->ids == alone->ids);
+            CHECK(alone->usage.cached_tokens == 0);
+            CHECK(mine->usage.cached_tokens >= known);
+            CHECK(mine->usage.cached_tokens < mine->usage.prompt_tokens);
+            reused += mine->usage.cached_tokens;
+            said.insert(said.end(), mine->ids.begin(), mine->ids.end());
+            known = static_cast<int>(said.size()) - 1;  // the last token was never fed
+            const auto more = random_tokens(random, 1 + random() % 10);
+            said.insert(said.end(), more.begin(), more.end());
+        }
+    }
+    CHECK(reused > 1000);
+    CHECK(engine->status().cached_tokens == static_cast<std::uint64_t>(reused));
+    CHECK(engine->status().kv_blocks_used == 0);
+    CHECK(engine->status().kv_blocks_cached > 0);
+}
+
+TEST_CASE("engine: nothing is reused across users, nor across a user's tenants") {
+    const TinyModel model("chatglm3");
+    const auto engine = model.start();
+    std::mt19937 random(2);
+    const auto prompt = random_tokens(random, 100);
+    CHECK(ask(*engine, request(prompt, 4, 1, 1000))->usage.cached_tokens == 0);
+    CHECK(ask(*engine, request(prompt, 4, 1, 1001))->usage.cached_tokens == 0);
+    GenerationRequest r = request(prompt, 4, 1, 1000);
+    r.tenant = "app";
+    CHECK(ask(*engine, std::move(r))->usage.cached_tokens == 0);
+    CHECK(ask(*engine, request(prompt, 4, 1, 1000))->usage.cached_tokens == 99);
+}
+
+TEST_CASE("engine: a prompt that sees itself in both directions is never reused") {
+    const TinyModel model("chatglm1");
+    const auto engine = model.start();
+    std::mt19937 random(3);
+    const auto prompt = random_tokens(random, 100);
+    const auto first = ask(*engine, request(prompt, 8, 1, 1000));
+    const auto second = ask(*engine, request(prompt, 8, 1, 1000));
+    CHECK(second->usage.cached_tokens == 0);
+    CHECK(first->ids == second->ids);
+    CHECK(engine->status().kv_blocks_cached == 0);
+}
+
+TEST_CASE("engine: a request says the same whatever else runs") {
+    for (const std::string& family : {std::string("chatglm3"), std::string("chatglm1")}) {
+        const TinyModel model(family);
+        // Alone, in a roomy engine whose prompts go through at once.
+        std::vector<GenerationRequest> requests;
+        std::vector<std::vector<TokenId>> expected;
+        std::mt19937 random(4);
+        {
+            const auto roomy = model.start([](EngineOptions& o) { o.prefill_rows = 256; });
+            const auto common = random_tokens(random, 70);  // what many of them begin with
+            for (int i = 0; i < 60; ++i) {
+                std::vector<TokenId> prompt;
+                if (i % 3) prompt.assign(common.begin(), common.begin() + 20 + random() % 50);
+                const auto rest = random_tokens(random, 1 + random() % 80);
+                prompt.insert(prompt.end(), rest.begin(), rest.end());
+                GenerationRequest r = request(prompt, 1 + static_cast<int>(random() % 40), random(), 3000 + i);
+                expected.push_back(ask(*roomy, r)->ids);
+                r.uid = 1000 + i % 3;
+                r.service_class = static_cast<ServiceClass>(i % 7 == 0 ? 0 : i % 2 ? 1 : 2);
+                requests.push_back(r);
+            }
+        }
+        // Together, in little memory: 8 blocks of 32 tokens.
+        for (const int prefill_rows : {7, 64}) {
+            const auto crowded = model.start([&](EngineOptions& o) {
+                o.prefill_rows = prefill_rows;
+                o.kv_bytes = 1;
+            });
+            std::vector<std::unique_ptr<Client>> clients;
+            for (const GenerationRequest& r : requests) {
+                clients.push_back(std::make_unique<Client>());
+                REQUIRE(clients.back()->submit(*crowded, r) == SubmitError::none);
+                if (random() % 4 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(random() % 5));
+                if (random() % 5 == 0) clients.back()->generation->cancel();
+            }
+            int compared = 0, reused = 0;
+            for (std::size_t i = 0; i < clients.size(); ++i) {
+                clients[i]->wait();
+                INFO(family << " " << prefill_rows << " " << i);
+                CHECK(clients[i]->reason != FinishReason::error);
+                const auto& ids = clients[i]->ids;
+                CHECK(std::equal(ids.begin(), ids.end(), expected[i].begin(), expected[i].begin() + std::min(ids.size(), expected[i].size())));
+                if (clients[i]->reason == FinishReason::cancelled) continue;
+                CHECK(ids.size() == expected[i].size());
+                ++compared;
+                reused += clients[i]->usage.cached_tokens;
+            }
+            CHECK(compared > 30);
+            CHECK((reused > 0) == (family == "chatglm3"));
+            const EngineStatus s = crowded->status();
+            CHECK(s.kv_blocks_used == 0);
+            CHECK(s.pauses > 0);
+            CHECK((s.running == 0 && s.queued == 0));
+        }
+    }
+}
+
+TEST_CASE("engine: who waits is told the place, and too many are refused with a time") {
+    const TinyModel model("chatglm3");
+    const auto engine = model.start([](EngineOptions& o) {
+        o.max_sequences = 1;
+        o.spare_sequences = 0;
+        o.max_queue = 4;
+        o.max_queue_per_uid = 3;
+    });
+    std::mt19937 random(5);
+    // One that runs for long: with this seed no end token comes early.
+    const auto prompt = random_tokens(random, 20);
+    std::uint64_t seed = 1;
+    while (ask(*engine, request(prompt, 170, seed, 999))->reason != FinishReason::length && seed < 50) ++seed;
+    Client first, waiting[3], fourth, other, last;
+    first.held = true;
+    REQUIRE(first.submit(*engine, request(prompt, 170, seed, 1000)) == SubmitError::none);
+    first.wait([&] { return !first.ids.empty(); });
+    for (Client& c : waiting) REQUIRE(c.submit(*engine, request(random_tokens(random, 20), 5, 1, 1000)) == SubmitError::none);
+    int retry = 0;
+    CHECK(fourth.submit(*engine, request(prompt, 5, 1, 1000), &retry) == SubmitError::quota_exceeded);
+    CHECK(retry >= 1);
+    CHECK(engine->check(1000, 20).error == SubmitError::quota_exceeded);
+    REQUIRE(other.submit(*engine, request(prompt, 5, 1, 1001)) == SubmitError::none);
+    CHECK(last.submit(*engine, request(prompt, 5, 1, 1002), &retry) == SubmitError::queue_full);
+    CHECK(engine->status().queued == 4);
+    CHECK(engine->status().queued_by_class[index(ServiceClass::normal)] == 4);
+    {
+        std::lock_guard lock(first.mutex);
+        first.held = false;
+        first.changed.notify_all();
+    }
+    for (Client* c : {&waiting[0], &waiting[1], &waiting[2], &other}) {
+        c->wait();
+        CHECK(c->positions.size() >= 2);
+        CHECK(c->positions.front() >= 1);
+        CHECK(c->positions.back() == 0);
+    }
+    // It is somebody else's turn before one user's third.
+    CHECK(other.usage.queue_s < waiting[2].usage.queue_s);
+    first.wait();
+    CHECK(engine->check(1000, 10).error == SubmitError::none);
+    CHECK(engine->status().queued == 0);
+}
+
+TEST_CASE("engine: reuse with the demo model") {
+    const char* path = std::getenv("GLMD_DEMO_MODEL");
+    if (!path) {
+        std::cout << "skipped: GLMD_DEMO_MODEL isn't set\n";
+        return;
+    }
+    for (const Precision precision : {Precision::exact, Precision::fast}) {
+        EngineOptions o;
+        o.precision = precision;
+        o.context = 1024;
+        o.prefill_rows = 48;
+        o.cache_directory = fs::temp_directory_path() / "glmd-test-cache";
+        const auto engine = make_engine(path, o);
+        std::vector<ChatMessage> chat{{"user", "Name three rivers of Europe, and say one sentence about each of them."}};
+        std::uint32_t stranger = 5000;
+        for (int turn = 0; turn < 3; ++turn) {
+            const auto prompt = engine->chat_template().render(chat, engine->tokenizer());
+            GenerationRequest r = request(prompt, 40, 7 + turn, 1000);
+            const auto mine = ask(*engine, r);
+            r.uid = stranger++;
+            const auto alone = ask(*engine, r);
+            CHECK(mine->ids == alone->ids);
+            CHECK(mine->text == alone->text);
+            CHECK(alone->usage.cached_tokens == 0);
+            if (turn > 0) CHECK(mine->usage.cached_tokens > 40);
+            std::cout << (precision == Precision::exact ? "exact" : "fast") << ": " << mine->usage.prompt_tokens << " prompt tokens, "
+                      << mine->usage.cached_tokens << " reused, prefill " << mine->usage.prefill_s << " s instead of "
+                      << alone->usage.prefill_s << " s\n";
+            chat.push_back({"assistant", mine->text});
+            chat.push_back({"user", "Tell me more about the last one."});
+        }
+    }
+}
