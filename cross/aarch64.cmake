@@ -1,7 +1,9 @@
-# Cross-builds for 64-bit Arm on a Debian 12 machine; tests run under qemu. Needs:
-#   crossbuild-essential-arm64 qemu-user-static, then, after `dpkg --add-architecture arm64 && apt-get update`, the
-#   :arm64 flavours of the libraries that script/bootstrap lists.
-# GLMD_QEMU_CPU: max has dotprod and i8mm; cortex-a76 (like Jetson Orin) only dotprod; cortex-a72 neither.
+# Cross-builds for 64-bit Arm on a Debian 12 machine; tests run under qemu. Needs crossbuild-essential-arm64 and
+# qemu-user-static (script/bootstrap test). The preset arm64 builds only the kernels, which depend on nothing; the other
+# rooms (-DGLMD_ROOMS=...) want, after `dpkg --add-architecture arm64 && apt-get update`, the :arm64 flavours of the
+# libraries that script/bootstrap lists.
+# GLMD_QEMU_CPU: max has dotprod and i8mm; cortex-a76 (like Jetson Orin) only dotprod; cortex-a72 neither. What the build
+# itself runs (the list of tests) runs there, too.
 set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR aarch64)
 set(CMAKE_C_COMPILER aarch64-linux-gnu-gcc)

@@ -201,14 +201,20 @@ public:
         const bool plain = weight.format == PackFormat::f32 || weight.format == PackFormat::f16;
         const bool fast = precision == Precision::fast && !plain;
         const std::size_t stride = quantized_stride(x.cols);
+        const std::int64_t groups = x.cols / packed::group_cols;
+        if (!fast) {
+            if (!plain) sum_groups(x);
+            if (x.rows > 1) x = tiled(x);
+        }
         if (fast) {
             reserve_quantized(stride * std::size_t(x.rows));
             each_row(x.rows, x.cols, [&](std::int64_t r) {
                 isa_.quantize(x.data + r * x.cols, x.cols, quantized_ + std::size_t(r) * stride);
             });
         }
-        // Chunks of panels x blocks of rows. 256 rows of int8 stay in L2 while the panels pass.
-        constexpr std::int64_t rows_at_once = 256;
+        // Chunks of panels x blocks of rows that stay in L2 while the panels pass: 4096 columns of 256 rows of int8 or 64 of float
+        // are a megabyte.
+        const std::int64_t rows_at_once = fast ? 256 : 64;
         const std::int64_t panels = (weight.rows + 15) / 16;
         const std::int64_t row_blocks = (x.rows + rows_at_once - 1) / rows_at_once;
         const std::int64_t work = panels * std::int64_t(packed::panel_bytes(weight.format, weight.cols)) * x.rows;
@@ -219,6 +225,7 @@ public:
             LinearArgs block = args;
             block.n = std::min(rows_at_once, x.rows - first_row);
             block.x = x.data + first_row * x.cols;
+            block.sums = plain ? nullptr : sums_.data() + first_row * groups;
             block.quantized = quantized_ + std::size_t(first_row) * stride;
             block.out = out.data + first_row * out.cols;
             pool_.run(int(chunks), [&](int chunk) {
@@ -496,6 +503,40 @@ private:
         return {padded_.data(), x.rows, cols};
     }
 
+    /// f(first row, rows) for each tile of linear_exact, in parallel.
+    template <class F>
+    void each_exact_tile(Activations x, const F& f) {
+        const int largest = isa_.exact_tile;
+        const std::int64_t whole = x.rows / largest;
+        each_row(whole, largest * x.cols, [&](std::int64_t i) { f(i * largest, largest); });
+        for (std::int64_t row = whole * largest; row < x.rows;) {
+            const int rows = tile_rows(x.rows - row, largest);
+            f(row, rows);
+            row += rows;
+        }
+    }
+
+    void sum_groups(Activations x) {
+        const std::int64_t groups = x.cols / packed::group_cols;
+        sums_.resize(std::max(sums_.size(), std::size_t(x.rows * groups)));
+        each_exact_tile(x, [&](std::int64_t first, int rows) {
+            for (int t = 0; t < rows; ++t) isa_.group_sums(x.data + (first + t) * x.cols, x.cols, sums_.data() + first * groups + t, rows);
+        });
+    }
+
+    /// A copy in the order in which linear_exact reads it.
+    Activations tiled(Activations x) {
+        tiled_.resize(std::max(tiled_.size(), std::size_t(x.rows * x.cols)));
+        each_exact_tile(x, [&](std::int64_t first, int rows) {
+            const float* from = x.data + first * x.cols;
+            float* to = tiled_.data() + first * x.cols;
+            for (std::int64_t c = 0; c < x.cols; ++c, to += rows) {
+                for (int t = 0; t < rows; ++t) to[t] = from[t * x.cols + c];
+            }
+        });
+        return {tiled_.data(), x.rows, x.cols};
+    }
+
     void reserve_quantized(std::size_t bytes) {
         if (scratch_ && scratch_->bytes() >= bytes) return;
         scratch_ = std::make_unique<Memory>(bytes);
@@ -510,6 +551,7 @@ private:
     ThreadPool pool_;
     std::unique_ptr<Memory> scratch_;  // quantized activations of one linear()
     std::vector<float> padded_;
+    std::vector<float> sums_, tiled_;  // exact precision: activations by tiles and their sums over groups
     std::uint8_t* quantized_ = nullptr;
     std::vector<Run> runs_;            // attention(): rows of one sequence that work together
     std::vector<int> visible_;

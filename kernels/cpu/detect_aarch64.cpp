@@ -7,9 +7,9 @@
 namespace glmd {
 
 const IsaTable* const* usable_isas() {
-    static const IsaTable* const both[] = {&isa_neon, &isa_scalar, nullptr};
+    static const IsaTable* const all[] = {&isa_neondot, &isa_neon, &isa_scalar, nullptr};
     const bool dot_product = (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
-    return dot_product ? both : both + 1;
+    return dot_product ? all : all + 1;
 }
 
 }  // namespace glmd

@@ -17,13 +17,21 @@ constexpr std::size_t quantized_stride(std::int64_t cols) {
     return (lines | 1) * 64;
 }
 
+/// Rows of activations are worked on in tiles: as many of `largest` rows as there are, then one of each smaller power of
+/// two that fits. Inside a tile of T rows activations lie in the order in which its kernel reads them.
+constexpr int tile_rows(std::int64_t rows_left, int largest) {
+    while (rows_left < largest) largest /= 2;
+    return largest;
+}
+
 /// y = W x + bias for panels [first_panel, last_panel) of W and n rows of x.
 struct LinearArgs {
     PackFormat format;
     const std::uint8_t* weight;
     std::int64_t rows, cols;
     std::int64_t first_panel, last_panel;
-    const float* x;                 // exact: [n, cols]
+    const float* x;                 // exact: n rows in tiles of [cols][T]
+    const float* sums;              // exact: their sums over groups, in tiles of [cols / 32][T]; null for f32 and f16
     const std::uint8_t* quantized;  // fast: n rows of quantized_stride(cols)
     std::int64_t n;
     const float* bias;              // [rows] or null
@@ -52,7 +60,10 @@ struct AttentionArgs {
 struct IsaTable {
     const char* name;
     const char* title;
+    int exact_tile;  // most rows of a tile of linear_exact
     void (*quantize)(const float* x, std::int64_t cols, std::uint8_t* out);
+    /// out[g * stride] = sum of group g of one row
+    void (*group_sums)(const float* x, std::int64_t cols, float* out, std::int64_t stride);
     void (*linear_exact)(const LinearArgs& args);
     void (*linear_fast)(const LinearArgs& args);  // q8, q4, q4m, q8m only
     void (*attention)(const AttentionArgs& args);
@@ -62,7 +73,7 @@ struct IsaTable {
     void (*to_half)(const float* x, std::uint16_t* out, std::int64_t n);
 };
 
-extern const IsaTable isa_scalar, isa_avx2, isa_avx512, isa_avx512vnni, isa_neon;
+extern const IsaTable isa_scalar, isa_avx2, isa_avx512, isa_avx512vnni, isa_neon, isa_neondot;
 
 /// The tables this machine can run, best first, scalar last; ends with null. detect_*.cpp, chosen by the build.
 const IsaTable* const* usable_isas();

@@ -8,6 +8,8 @@ namespace glmd {
 namespace {
 
 constexpr int linear_tile = 4;  // 16 registers: 8 accumulators, the rest for weights
+constexpr int exact_tile_rows = 4;
+constexpr int exact_chains = 1;
 constexpr int attention_tile = 2;
 
 struct Lanes { __m256 a, b; };
@@ -89,12 +91,17 @@ inline Bytes low_nibbles(Bytes x) {
     return {_mm256_and_si256(x.a, mask), _mm256_and_si256(x.b, mask)};
 }
 inline Bytes high_nibbles(Bytes x) { return low_nibbles({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)}); }
-/// Byte c of every 32-bit lane, as float.
-template <int c>
-inline Lanes column(Bytes x) {
-    const __m256i mask = _mm256_set1_epi32(255);
-    return to_float(Ints{_mm256_and_si256(_mm256_srli_epi32(x.a, 8 * c), mask), _mm256_and_si256(_mm256_srli_epi32(x.b, 8 * c), mask)});
+template <int shift>
+inline Ints shifted(Bytes x, int mask) {
+    const __m256i m = _mm256_set1_epi32(mask);
+    return {_mm256_and_si256(_mm256_srli_epi32(x.a, shift), m), _mm256_and_si256(_mm256_srli_epi32(x.b, shift), m)};
 }
+/// Nibble of column c (0 … 7) of every 32-bit lane, as float.
+template <int c>
+inline Lanes nibble(Bytes x) { return to_float(shifted<8 * (c % 4) + 4 * (c / 4)>(x, 15)); }
+/// Byte c (0 … 3) of every 32-bit lane minus `offset`, as float.
+template <int c, int offset>
+inline Lanes byte(Bytes x) { return sub(to_float(shifted<8 * c>(x, 255)), splat(float(offset))); }
 inline Ints dot_nibbles(Ints sum, Bytes w, const std::int8_t* a) {
     const __m256i four = _mm256_set1_epi32(*reinterpret_cast<const int*>(a)), ones = _mm256_set1_epi16(1);
     return {_mm256_add_epi32(sum.a, _mm256_madd_epi16(_mm256_maddubs_epi16(w.a, four), ones)),

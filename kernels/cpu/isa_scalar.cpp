@@ -29,6 +29,14 @@ void quantize(const float* x, std::int64_t cols, std::uint8_t* out) {
     }
 }
 
+void group_sums(const float* x, std::int64_t cols, float* out, std::int64_t stride) {
+    for (std::int64_t g = 0; g < cols / 32; ++g) {
+        float sum = 0;
+        for (int i = 0; i < 32; ++i) sum += x[32 * g + i];
+        out[g * stride] = sum;
+    }
+}
+
 /// One weight of a panel: scale, q - offset, minimum. See packed.h for the layout.
 struct Weight {
     float scale;
@@ -175,7 +183,7 @@ void to_half(const float* x, std::uint16_t* out, std::int64_t n) {
 
 }  // namespace
 
-extern const IsaTable isa_scalar = {"scalar",   "scalar",  quantize, linear_exact, linear_fast,
-                                    attention, layer_norm, rms_norm, activate,     to_half};
+extern const IsaTable isa_scalar = {"scalar",    "scalar",  1,          quantize, group_sums, linear_exact,
+                                    linear_fast, attention, layer_norm, rms_norm, activate,   to_half};
 
 }  // namespace glmd
