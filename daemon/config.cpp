@@ -158,6 +158,9 @@ void apply_toml(Config& config, std::string_view text, const std::string& where)
         {"engine.max_sequences", integer(config.engine.max_sequences)},
         {"engine.max_queue", integer(config.engine.max_queue)},
         {"engine.max_queued_tokens", integer(config.engine.max_queued_tokens)},
+        {"engine.max_queue_per_uid", integer(config.engine.max_queue_per_uid)},
+        {"engine.max_queued_tokens_per_uid", integer(config.engine.max_queued_tokens_per_uid)},
+        {"engine.max_sequences_per_uid", integer(config.engine.max_sequences_per_uid)},
         {"engine.prefill_rows", integer(config.engine.prefill_rows)},
         {"engine.kv_bytes", bytes(config.engine.kv_bytes)},
         {"engine.memory_budget", bytes(config.engine.memory_budget)},
@@ -200,6 +203,9 @@ void validate(const Config& config) {
     range("engine.max_sequences", config.engine.max_sequences, 1, 1024);
     range("engine.max_queue", config.engine.max_queue, 1, 65536);
     range("engine.max_queued_tokens", config.engine.max_queued_tokens, 1, 1 << 30);
+    range("engine.max_queue_per_uid", config.engine.max_queue_per_uid, 0, 65536);
+    range("engine.max_queued_tokens_per_uid", config.engine.max_queued_tokens_per_uid, 0, 1 << 30);
+    range("engine.max_sequences_per_uid", config.engine.max_sequences_per_uid, 0, 1024);
     range("engine.prefill_rows", config.engine.prefill_rows, 1, 65536);
     if (config.socket.size() > 107) throw ConfigError("server.socket: a socket's path has at most 107 bytes");
 }

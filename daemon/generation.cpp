@@ -11,6 +11,12 @@ namespace glmd {
 
 namespace {
 constexpr std::size_t max_pending = 1 << 20;
+
+HttpError refused(const Engine::Submitted& submitted) {
+    if (submitted.error == SubmitError::quota_exceeded)
+        return HttpError(429, "quota_exceeded", "Too many requests of yours are waiting.", "", submitted.retry_after_s);
+    return HttpError(429, "queue_full", "Too many requests are waiting.", "", submitted.retry_after_s);
+}
 }
 
 struct GenerationRun::Channel : std::enable_shared_from_this<Channel> {
@@ -21,6 +27,7 @@ struct GenerationRun::Channel : std::enable_shared_from_this<Channel> {
     std::function<void()> cancel;  // I/O thread
     std::mutex mutex;           // guards what follows
     std::string text;
+    int place = -1;
     bool finished = false, posted = false, overflow = false, abandoned = false;
     Finish finish;
 
@@ -60,11 +67,16 @@ GenerationRun::GenerationRun(Application& app, std::shared_ptr<Engine> engine, G
         channel->finish = {reason, usage, std::move(message), std::move(*tokens)};
         channel->wake();
     };
-    sink.on_prefill = [](int, int) {};
+    sink.on_queue = [channel = channel_](int position) {
+        std::lock_guard lock(channel->mutex);
+        channel->place = position;
+        channel->wake();
+    };
     Engine::Submitted submitted = engine_->submit(std::move(request), std::move(sink));
     switch (submitted.error) {
         case SubmitError::none: break;
-        case SubmitError::queue_full: throw queue_full();
+        case SubmitError::queue_full:
+        case SubmitError::quota_exceeded: throw refused(submitted);
         case SubmitError::too_long: throw HttpError(400, "context_length_exceeded", "The prompt doesn't fit the model's context.");
         case SubmitError::empty: throw HttpError(400, "invalid_value", "The prompt is empty.");
         case SubmitError::stopping: throw HttpError(503, "stopping", "The engine is stopping.", "", 2);
@@ -93,13 +105,17 @@ void GenerationRun::cancel() {
 
 const GenerationRun::Finish& GenerationRun::finish() const { return channel_->finish; }
 
-asio::awaitable<bool> GenerationRun::next(std::string& text, std::chrono::steady_clock::time_point until) {
+asio::awaitable<bool> GenerationRun::next(std::string& text, std::chrono::steady_clock::time_point until, int* place) {
     text.clear();
     for (;;) {
         {
             std::lock_guard lock(channel_->mutex);
             text.swap(channel_->text);
             if (channel_->finished) co_return false;
+            if (place && *place != channel_->place) {
+                *place = channel_->place;
+                co_return true;
+            }
             if (!text.empty()) co_return true;
         }
         if (std::chrono::steady_clock::now() >= until) co_return true;
@@ -130,11 +146,9 @@ int fit_max_tokens(const Engine& engine, std::size_t prompt_tokens, int max_toke
     return max_tokens == 0 ? room : std::min(max_tokens, room);
 }
 
-HttpError queue_full() { return HttpError(429, "queue_full", "Too many requests are waiting.", "", 5); }
-
-void require_queue(const Application& app, const Engine& engine) {
-    EngineStatus status = engine.status();
-    if (status.queued >= app.config.engine.max_queue) throw queue_full();
+void require_queue(const Engine& engine, const Identity& identity) {
+    const Engine::Submitted now = engine.check(identity.uid, 1);
+    if (now.error == SubmitError::queue_full || now.error == SubmitError::quota_exceeded) throw refused(now);
 }
 
 }  // namespace glmd

@@ -22,7 +22,8 @@ public:
     GenerationRun& operator=(const GenerationRun&) = delete;
 
     /// Text since the last call; waits for some until the time given. False: that was the last piece, see finish().
-    asio::awaitable<bool> next(std::string& text, std::chrono::steady_clock::time_point until);
+    /// With `place` it also returns when the place in the queue (0: it runs, -1: not known yet) is another, and says so.
+    asio::awaitable<bool> next(std::string& text, std::chrono::steady_clock::time_point until, int* place = nullptr);
 
     struct Finish {
         FinishReason reason = FinishReason::error;
@@ -47,9 +48,8 @@ private:
 
 /// Throws 400 context_length_exceeded, or fits max_tokens to what the context leaves.
 int fit_max_tokens(const Engine& engine, std::size_t prompt_tokens, int max_tokens, const std::string& param);
-HttpError queue_full();
 /// Throws 429 before anything is stored when the queue is full already.
-void require_queue(const Application& app, const Engine& engine);
+void require_queue(const Engine& engine, const Identity& identity);
 
 /// Sends comments while nothing else is sent.
 inline constexpr std::chrono::seconds keep_alive_interval{15};

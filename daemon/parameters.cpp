@@ -158,6 +158,19 @@ SamplingOptions read_sampling(Parameters& parameters) {
     return sampling;
 }
 
+ServiceClass read_service_tier(Parameters& parameters) {
+    const std::string tier = parameters.text("service_tier").value_or("auto");
+    if (tier == "auto" || tier == "default") return ServiceClass::normal;
+    if (tier == "flex") return ServiceClass::flex;
+    if (tier == "priority") return ServiceClass::priority;
+    throw bad_parameter(parameters.path("service_tier"), "'service_tier' must be auto, default, flex or priority.");
+}
+
+const char* service_tier_name(ServiceClass service_class) {
+    constexpr const char* names[] = {"priority", "default", "flex"};
+    return names[index(service_class)];
+}
+
 std::vector<std::string> read_stop(Parameters& parameters) {
     const json::value* value = parameters.any("stop");
     std::vector<std::string> stop;

@@ -10,6 +10,7 @@
 
 #include "daemon/http.h"
 #include "engine/sampler.h"
+#include "engine/service_class.h"
 
 namespace glmd {
 
@@ -44,6 +45,9 @@ private:
 
 /// temperature, top_p, top_k, seed.
 SamplingOptions read_sampling(Parameters& parameters);
+/// service_tier: auto, default, flex or priority.
+ServiceClass read_service_tier(Parameters& parameters);
+const char* service_tier_name(ServiceClass service_class);
 /// stop: a string or up to 16.
 std::vector<std::string> read_stop(Parameters& parameters);
 /// metadata: up to 16 pairs of strings (64 and 512 bytes); as JSON text, "{}" if absent.

@@ -32,7 +32,7 @@ CompletionCall read_completion(Parameters& parameters, const HttpRequest& reques
     parameters.only("frequency_penalty", {"0"});
     parameters.only("presence_penalty", {"0"});
     parameters.only("logit_bias", {"{}"});
-    parameters.only("service_tier", {"\"auto\"", "\"default\""});
+    call.request.service_class = read_service_tier(parameters);
     if (chat) {
         parameters.only("logprobs", {"false"});
         parameters.only("top_logprobs", {"0"});
@@ -48,6 +48,9 @@ json::object usage_json(const Usage& usage) {
     out["prompt_tokens"] = usage.prompt_tokens;
     out["completion_tokens"] = usage.completion_tokens;
     out["total_tokens"] = usage.prompt_tokens + usage.completion_tokens;
+    json::object details;
+    details["cached_tokens"] = usage.cached_tokens;
+    out["prompt_tokens_details"] = std::move(details);
     return out;
 }
 
@@ -79,6 +82,7 @@ json::object envelope(const CompletionCall& call, const char* object) {
     out["object"] = object;
     out["created"] = call.created;
     out["model"] = call.model;
+    out["service_tier"] = service_tier_name(call.request.service_class);
     return out;
 }
 

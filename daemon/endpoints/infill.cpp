@@ -29,6 +29,7 @@ Call read_call(const json::object& body, const HttpRequest& request, std::option
     call.max_tokens = static_cast<int>(parameters.integer("max_tokens", 1, 1 << 24).value_or(0));
     call.stream = parameters.boolean("stream").value_or(false);
     call.request.sampling = read_sampling(parameters);
+    call.request.service_class = read_service_tier(parameters);
     call.request.uid = request.identity.uid;
     call.request.tenant = request.identity.tenant;
     parameters.ignore({"user"});
@@ -68,6 +69,7 @@ private:
 
 void add(Usage& sum, const Usage& usage) {
     sum.prompt_tokens += usage.prompt_tokens;
+    sum.cached_tokens += usage.cached_tokens;
     sum.completion_tokens += usage.completion_tokens;
     sum.queue_s += usage.queue_s;
     sum.prefill_s += usage.prefill_s;
@@ -81,7 +83,7 @@ Answer create_infill(Application& app, Exchange& exchange) {
     Call call = read_call(parse_body(exchange.request().body), exchange.request(), model);
     const std::shared_ptr<Engine> engine = app.require_engine(model);
     require_blanks(*engine, app.model_id(), call.text);
-    require_queue(app, *engine);
+    require_queue(*engine, exchange.request().identity);
     Infill infill = co_await run_on(app.text_pool, [&] { return Infill(*engine->model().blanks, engine->tokenizer(), call.text); });
     const int context = engine->model().context;
     if (infill.room(context) < 1)

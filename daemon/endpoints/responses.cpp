@@ -19,6 +19,7 @@ struct Call {
     bool store = true, stream = false;
     int max_output_tokens = 0;
     SamplingOptions sampling;
+    ServiceClass service_class = ServiceClass::normal;
     std::vector<std::string> stop;
 };
 
@@ -61,7 +62,7 @@ Call read_call(const json::object& body) {
     parameters.only("include", {"[]"});
     parameters.only("text", {"{\"format\":{\"type\":\"text\"}}", "{}"});
     parameters.only("reasoning", {"{}", "{\"effort\":null}", "{\"effort\":\"none\"}", "{\"effort\":null,\"summary\":null}"});
-    parameters.only("service_tier", {"\"auto\"", "\"default\""});
+    call.service_class = read_service_tier(parameters);
     parameters.only("top_logprobs", {"0"});
     parameters.ignore({"user", "safety_identifier", "prompt_cache_key"});
     if (const json::object* object = parameters.object("stream_options")) {
@@ -147,8 +148,12 @@ json::object response_json(const Response& response, const Call& call, std::size
     out["truncation"] = call.truncation;
     out["max_output_tokens"] = nullptr;
     if (call.max_output_tokens) out["max_output_tokens"] = call.max_output_tokens;
+    out["service_tier"] = service_tier_name(call.service_class);
     json::object glm;
-    if (usage) glm = timing_json(*usage);
+    if (usage) {
+        glm = timing_json(*usage);
+        if (out["usage"].is_object()) out["usage"].get_object()["input_tokens_details"].get_object()["cached_tokens"] = usage->cached_tokens;
+    }
     if (call.truncation == "auto") glm["truncated_items"] = truncated;
     if (!glm.empty()) out["glm"] = std::move(glm);
     return out;
@@ -254,7 +259,7 @@ Answer create_response(Application& app, Exchange& exchange) {
     json::object body = parse_body(exchange.request().body);
     Call call = read_call(body);
     std::shared_ptr<Engine> engine = app.require_engine(call.model);
-    require_queue(app, *engine);
+    require_queue(*engine, exchange.request().identity);
 
     // What was said before. The conversation is ours until the answer is stored.
     Application::Busy busy;
@@ -295,6 +300,7 @@ Answer create_response(Application& app, Exchange& exchange) {
     request.uid = identity.uid;
     request.tenant = identity.tenant;
     request.sampling = call.sampling;
+    request.service_class = call.service_class;
     request.stop = call.stop;
 
     // Commit what the user said.
@@ -342,6 +348,9 @@ Answer create_response(Application& app, Exchange& exchange) {
     if (call.stream) {
         events.emplace(exchange.events());
         events->queue_response("response.created", response_json(response, call, truncated, nullptr));
+        co_await exchange.events().flush();
+    }
+    auto announce = [&] {
         events->queue_response("response.in_progress", response_json(response, call, truncated, nullptr));
         json::object item = item_json(response.output);
         item["content"] = json::array();
@@ -352,17 +361,33 @@ Answer create_response(Application& app, Exchange& exchange) {
         json::object part = events->about(response.output);
         part["part"] = text_part("");
         events->queue("response.content_part.added", std::move(part));
-        co_await exchange.events().flush();
-    }
+    };
 
     // Text as it comes.
     Checkpoints checkpoints(app, identity);
     std::string text;
+    bool announced = !call.stream;
+    int place = -1;
     auto sent = std::chrono::steady_clock::now();
     for (;;) {
         auto until = call.store ? checkpoints.next(response.output.content.size()) : std::chrono::steady_clock::now() + keep_alive_interval;
         if (call.stream) until = std::min(until, sent + keep_alive_interval);
-        bool more = co_await run->next(text, until);
+        bool more = co_await run->next(text, until, announced ? nullptr : &place);
+        if (!announced) {
+            if (place == 0 || !text.empty() || !more) {
+                announce();
+                announced = true;
+                place = 0;
+            } else if (place > 0) {
+                json::object queued = response_json(response, call, truncated, nullptr);
+                queued["status"] = "queued";
+                queued["glm"] = json::object();
+                queued["glm"].get_object()["queue_position"] = place;
+                events->queue_response("response.queued", std::move(queued));
+            }
+            co_await exchange.events().flush();
+            sent = std::chrono::steady_clock::now();
+        }
         if (!text.empty()) {
             response.output.content += text;
             if (call.stream) {

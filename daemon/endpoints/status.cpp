@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "daemon/endpoints/endpoints.h"
+#include "daemon/parameters.h"
 #include "daemon/version.h"
 
 namespace glmd::endpoints {
@@ -67,11 +68,22 @@ Answer status(Application& app, Exchange& exchange) {
         json::object work;
         work["running"] = now.running;
         work["queued"] = now.queued;
+        json::object classes;
+        for (const ServiceClass c : {ServiceClass::priority, ServiceClass::normal, ServiceClass::flex}) {
+            json::object one;
+            one["running"] = now.running_by_class[index(c)];
+            one["queued"] = now.queued_by_class[index(c)];
+            classes[service_tier_name(c)] = std::move(one);
+        }
+        work["classes"] = std::move(classes);
         work["kv_blocks_used"] = now.kv_blocks_used;
+        work["kv_blocks_cached"] = now.kv_blocks_cached;
         work["kv_blocks"] = now.kv_blocks;
         work["prompt_tokens"] = now.prompt_tokens;
+        work["cached_tokens"] = now.cached_tokens;
         work["completion_tokens"] = now.completion_tokens;
         work["requests"] = now.requests;
+        work["pauses"] = now.pauses;
         work["decode_tokens_per_s"] = now.decode_tokens_per_s;
         work["steps"] = now.steps;
         body["engine"] = std::move(work);
