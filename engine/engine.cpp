@@ -233,6 +233,7 @@ private:
         }
         if (told_ == scheduler_.queue_version()) return;
         told_ = scheduler_.queue_version();
+        publish();  // first, so that the status agrees with what they are told
         int position = 0;
         for (Job* j : scheduler_.order()) tell_position(of(j), ++position);
     }

@@ -33,6 +33,8 @@ struct EngineOptions {
     /// Unset: exact below 2 billion parameters, whose answers int8 activations visibly hurt; fast above.
     std::optional<Precision> precision;
     CpuOptions cpu;
+    /// Compare the model's answer to a few ids with its recorded fingerprint before it is used (engine/self_test.h).
+    bool self_test = true;
     std::string cache_directory;  // packed weights
     std::function<void(std::size_t done, std::size_t total)> on_pack;  // bytes, while a model is packed for the first time
 

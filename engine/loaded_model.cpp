@@ -1,109 +1,96 @@
-// Loading is a straight line: backend, packed files, metadata, memory plan, allocation. Nothing big is allocated before the plan
-// is known to fit.
+// Loading is a straight line: backend, packed files, metadata, memory plan, allocation, self-test. Nothing big is allocated
+// before the plan is known to fit. What is wrong with packed files from an earlier run may be the cache's fault alone, so
+// they are made once more before that is an error.
 #include "engine/loaded_model.h"
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <filesystem>
-#include <fstream>
+#include <string_view>
 
+#include "engine/memory_plan.h"
+#include "engine/self_test.h"
 #include "engine/step_buffers.h"
 
 namespace glmd {
 namespace {
 
-std::size_t available_memory() {
-    std::ifstream f("/proc/meminfo");
-    for (std::string key, unit; f >> key;) {
-        std::size_t kib = 0;
-        if (key == "MemAvailable:" && f >> kib) return kib * 1024;
-        std::getline(f, unit);
-    }
-    return 0;
-}
-
-std::string gigabytes(std::size_t bytes) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%.2f GB", bytes / 1e9);
-    return text;
-}
-
-}  // namespace
-
-LoadedModel load_model(const std::string& gguf_path, const EngineOptions& options) {
-    const auto begin = std::chrono::steady_clock::now();
+LoadedModel load_packed(const std::string& gguf_path, const PackedPaths& paths, std::unique_ptr<Backend> backend, const EngineOptions& options,
+                        std::size_t budget) {
     LoadedModel l;
-    l.backend = make_cpu_backend(options.cpu);
+    l.backend = std::move(backend);
+    l.metadata = std::make_unique<Gguf>(paths.metadata);
+    l.weights = std::make_unique<PackedFile>(paths.weights);
+    const ModelShape shape = shape_of(*l.metadata);
+    l.info.parameters = shape.parameters;
+    l.precision = options.precision.value_or(default_precision(shape.parameters));
+    const MemoryPlan plan = plan_memory(shape, l.weights->bytes(), {options.context, l.precision == Precision::exact ? KvType::f32 : KvType::f16,
+                                                                    options.prefill_rows, options.batch()});
+    require_memory(plan, budget);
 
-    std::error_code error;
-    std::filesystem::create_directories(options.cache_directory, error);
-    const PackedPaths paths = packed_paths(gguf_path, options.cache_directory, *l.backend);
-    auto open = [&] {
-        l.metadata = std::make_unique<Gguf>(paths.metadata);
-        l.weights = std::make_unique<PackedFile>(paths.weights);
-    };
-    bool opened = false;
-    if (std::filesystem::exists(paths.weights, error)) {
-        try {
-            open();
-            opened = true;
-        } catch (const ModelError&) {  // torn: the cache may be made again at any time
-        }
-    }
-    if (!opened) {
-        pack_model_in_child(gguf_path, paths, options.cpu.isa, options.on_pack);
-        open();
-    }
-
-    const ModelFamily* family = find_family(l.metadata->string("general.architecture"));
-    if (!family) throw ModelError("the packed model is of an unknown architecture");
-    const ModelConfig config = family->config(*l.metadata);
     l.tokenizer = load_tokenizer(*l.metadata);
     l.chat_template = load_chat_template(*l.metadata);
     l.end_ids = l.chat_template->end_ids(*l.tokenizer);
     if (l.metadata->has("glmd.end_ids"))
         for (const double id : l.metadata->numbers("glmd.end_ids")) l.end_ids.push_back(static_cast<TokenId>(id));
 
-    const int context = std::min(options.context > 0 ? options.context : std::min(config.trained_context, 8192), config.trained_context);
-    l.info.parameters = l.metadata->integer("glmd.source.parameters", 0);
-    l.precision = options.precision.value_or(l.info.parameters < 2'000'000'000 ? Precision::exact : Precision::fast);
-    const KvShape shape{config.layers, config.kv_heads, config.head_dim, l.precision == Precision::exact ? KvType::f32 : KvType::f16};
-    const int context_blocks = (context + kv_block_tokens - 1) / kv_block_tokens;
-    const std::size_t wanted = options.kv_bytes ? options.kv_bytes
-                                                : shape.block_bytes() * context_blocks * std::max(1, options.max_sequences / 2);
-    const std::size_t budget = options.memory_budget ? options.memory_budget : available_memory();
-    const int rows = options.prefill_rows + options.batch();
-    const std::size_t workspace = std::size_t(rows) * 4 * (std::size_t(6) * config.hidden + std::size_t(5) * config.inner) +
-                                  std::size_t(options.batch() + 1) * 4 * config.vocabulary * 2;
-    const std::size_t least = l.weights->bytes() + workspace + shape.block_bytes() * context_blocks;
-    if (budget > 0 && least > budget)
-        throw ModelError("insufficient memory: weights " + gigabytes(l.weights->bytes()) + " + KV " +
-                         gigabytes(shape.block_bytes() * context_blocks) + " for " + std::to_string(context) + " tokens + workspace " +
-                         gigabytes(workspace) + " = " + gigabytes(least) + ", and only " + gigabytes(budget) +
-                         " are available; use a smaller context or model");
-    std::size_t kv = wanted;
-    if (budget > 0) kv = std::min(kv, budget - l.weights->bytes() - workspace);
-    const int blocks = std::max(context_blocks, static_cast<int>(kv / shape.block_bytes()));
+    std::size_t kv = options.kv_bytes ? options.kv_bytes : plan.kv * static_cast<std::size_t>(std::max(1, options.max_sequences / 2));
+    if (budget > 0) kv = std::min(kv, budget - plan.weights - plan.workspace);
+    const std::size_t block = plan.kv_shape.block_bytes();
+    const int blocks = static_cast<int>(std::max(plan.kv, kv) / block);
+    const int rows = std::max(options.prefill_rows + options.batch(), fingerprint_ids);
 
-    l.pool = l.backend->make_kv_pool(shape, blocks);
-    l.model = family->load({*l.backend, *l.metadata, *l.weights, *l.tokenizer, context, rows, options.batch() + 1});
+    l.pool = l.backend->make_kv_pool(plan.kv_shape, blocks);
+    l.model = find_family(shape.architecture)->load({*l.backend, *l.metadata, *l.weights, *l.tokenizer, plan.context, rows, options.batch() + 1});
     ModelInfo& i = l.info;
     i.name = std::filesystem::path(gguf_path).stem();
     i.path = gguf_path;
-    i.architecture = config.architecture;
+    i.architecture = shape.architecture;
     i.quantization = l.metadata->string("glmd.source.type", "");
-    i.context = context;
-    i.trained_context = config.trained_context;
-    i.vocabulary = config.vocabulary;
-    i.layers = config.layers;
+    i.context = plan.context;
+    i.trained_context = shape.trained_context;
+    i.vocabulary = shape.vocabulary;
+    i.layers = shape.layers;
     i.weight_bytes = l.weights->bytes();
-    i.kv_bytes = shape.block_bytes() * blocks;
+    i.kv_bytes = block * static_cast<std::size_t>(blocks);
     i.workspace_bytes = l.model->workspace_bytes();
     i.blanks = l.model->config().blanks;
     i.backend = l.backend->description() + (l.precision == Precision::exact ? ", exact" : ", fast");
-    i.load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     return l;
+}
+
+}  // namespace
+
+LoadedModel load_model(const std::string& gguf_path, const EngineOptions& options) {
+    const auto begin = std::chrono::steady_clock::now();
+    auto backend = make_cpu_backend(options.cpu);
+    std::error_code error;
+    std::filesystem::create_directories(options.cache_directory, error);
+    const PackedPaths paths = packed_paths(gguf_path, options.cache_directory, *backend);
+    const std::size_t budget = options.memory_budget ? options.memory_budget : available_memory();
+    const auto pack = [&] {
+        PackLimits limits{budget, options.context, 0, options.prefill_rows, options.batch()};
+        if (options.precision) limits.kv_bytes = *options.precision == Precision::exact ? 4 : 2;
+        pack_model_in_child(gguf_path, paths, options.cpu.isa, limits, options.on_pack);
+    };
+    const auto load = [&](std::unique_ptr<Backend> b) {
+        LoadedModel l = load_packed(gguf_path, paths, std::move(b), options, budget);
+        if (options.self_test) run_self_test(l);
+        l.info.load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+        return l;
+    };
+    if (std::filesystem::exists(paths.weights, error)) {
+        try {
+            return load(std::move(backend));
+        } catch (const ModelError& e) {
+            // The cache may be made again at any time: what is torn in it is not the model's fault.
+            if (std::string_view(e.what()).starts_with("insufficient memory")) throw;
+        }
+        std::filesystem::remove(paths.weights, error);
+        backend = make_cpu_backend(options.cpu);
+    }
+    pack();
+    return load(std::move(backend));
 }
 
 Evaluation::Evaluation(LoadedModel& model, const EngineOptions& options, std::vector<BlankRows> blanks)

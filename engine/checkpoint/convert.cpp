@@ -2,16 +2,10 @@
 // the pages behind them are given back at once. Everything that can be refused is refused before the first byte is written.
 #include "engine/checkpoint/convert.h"
 
-#include <fcntl.h>
-#include <sodium.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
-#include <cerrno>
-#include <chrono>
 #include <cmath>
-#include <condition_variable>
 #include <cstring>
 #include <exception>
 #include <filesystem>
@@ -21,8 +15,12 @@
 
 #include "engine/checkpoint/families/families.h"
 #include "engine/checkpoint/gguf_writer.h"
+#include "engine/checkpoint/hashes.h"
+#include "engine/checkpoint/pack.h"
 #include "engine/checkpoint/quantize.h"
 #include "engine/checkpoint/tokenizer_files.h"
+#include "engine/memory_plan.h"
+#include "engine/self_test.h"
 #include "kernels/half.h"
 
 namespace glmd {
@@ -195,10 +193,12 @@ void release_rows(const RowSpan& span, std::int64_t begin, std::int64_t end) {
 class Meter {
 public:
     Meter(const ConvertProgress& report, std::uint64_t total) : report_(report), total_(total) {}
-    void add(std::uint64_t bytes) {
-        done_ += bytes;
+    void add(std::uint64_t bytes) { at(done_ + bytes); }
+    void at(std::uint64_t done) {
+        done_ = std::max(done_, std::min(done, total_));
         if (report_) report_(done_, total_);
     }
+    std::uint64_t done() const { return done_; }
 
 private:
     const ConvertProgress& report_;
@@ -251,84 +251,6 @@ void write_tensor(GgufWriter& writer, const Output& o, int threads, Meter& meter
         }
         if (rows > 0) flush();
     }
-}
-
-// ---- hashes
-
-std::string sha256(const std::string& path, std::atomic<std::uint64_t>& done, const std::atomic<bool>& stop) {
-    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    const auto fail = [&] { return ModelError(path + ": cannot read the file: " + std::generic_category().message(errno) + "."); };
-    if (fd < 0) throw fail();
-    struct Close {
-        int fd;
-        ~Close() { ::close(fd); }
-    } close{fd};
-    crypto_hash_sha256_state state;
-    crypto_hash_sha256_init(&state);
-    std::vector<unsigned char> buffer(std::size_t{1} << 20);
-    while (!stop) {
-        const auto n = ::read(fd, buffer.data(), buffer.size());
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) throw fail();
-        if (n == 0) break;
-        crypto_hash_sha256_update(&state, buffer.data(), static_cast<unsigned long long>(n));
-        done += static_cast<std::uint64_t>(n);
-    }
-    unsigned char hash[crypto_hash_sha256_BYTES];
-    crypto_hash_sha256_final(&state, hash);
-    char hex[2 * sizeof hash + 1];
-    sodium_bin2hex(hex, sizeof hex, hash, sizeof hash);
-    return hex;
-}
-
-std::vector<std::string> hash_files(const std::vector<std::string>& paths, int threads, Meter& meter) {
-    if (sodium_init() < 0) throw ModelError("libsodium doesn't start on this machine.");
-    std::vector<std::string> out(paths.size());
-    std::atomic<std::size_t> next{0};
-    std::atomic<std::uint64_t> done{0};
-    std::atomic<bool> stop{false};
-    std::exception_ptr failure;
-    std::mutex mutex;
-    std::condition_variable ended;
-    std::vector<std::thread> pool;
-    const auto fail = [&] {
-        const std::lock_guard lock(mutex);
-        if (!failure) failure = std::current_exception();
-        stop = true;
-    };
-    const auto n = std::min<std::size_t>(static_cast<std::size_t>(threads), paths.size());
-    auto running = n;  // under the mutex
-    for (std::size_t i = 0; i < n; ++i)
-        pool.emplace_back([&] {
-            try {
-                for (std::size_t k; !stop && (k = next++) < paths.size();) out[k] = sha256(paths[k], done, stop);
-            } catch (...) {
-                fail();
-            }
-            const std::lock_guard lock(mutex);
-            --running;
-            ended.notify_one();
-        });
-    std::uint64_t said = 0;
-    const auto report = [&] {
-        try {
-            const auto now = done.load();
-            if (now != said) meter.add(now - said);
-            said = now;
-        } catch (...) {
-            fail();
-        }
-    };
-    for (bool over = false; !over;) {
-        {
-            std::unique_lock lock(mutex);
-            over = ended.wait_for(lock, std::chrono::milliseconds(50), [&] { return running == 0; });
-        }
-        if (!stop) report();
-    }
-    for (auto& t : pool) t.join();
-    if (failure) std::rethrow_exception(failure);
-    return out;
 }
 
 // ---- metadata
@@ -418,9 +340,41 @@ void check_space(const std::string& output, std::uint64_t bytes) {
                          " are free there.");
 }
 
+/// The answer of the file that `writer` has completed; the packed copy is gone afterwards. Nothing, and why, if it can't be had.
+std::optional<Fingerprint> try_out(const GgufWriter& writer, const std::string& output, std::uint64_t bytes, Meter& meter, std::string& why) {
+    struct Folder {
+        fs::path path;
+        ~Folder() {
+            std::error_code ignored;
+            fs::remove_all(path, ignored);
+        }
+    } folder{writer.temporary_path() + ".selftest"};
+    try {
+        find_packer();
+    } catch (const ModelError& e) {
+        why = e.what();
+        return {};
+    }
+    constexpr std::uint64_t slack = std::uint64_t{512} << 20;
+    std::error_code error;
+    const auto space = fs::space(fs::absolute(output).parent_path(), error);
+    const auto memory = available_memory();
+    if (!error && space.available < bytes + slack) why = "the disk has no room for the packed copy that the self-test needs";
+    else if (memory > 0 && memory < bytes + slack) why = "the model doesn't fit into this machine's memory";
+    else if (!fs::create_directory(folder.path, error)) why = "no folder can be made beside the output";
+    if (!why.empty()) return {};
+    const auto backend = make_cpu_backend({1, {}});
+    const auto paths = packed_paths(writer.temporary_path(), folder.path.string(), *backend);
+    const auto before = meter.done();
+    pack_model_in_child(writer.temporary_path(), paths, {}, {}, [&](std::size_t done, std::size_t) { meter.at(before + done); });
+    auto fingerprint = recorded_fingerprint(Gguf(paths.metadata));
+    if (!fingerprint) why = "the model doesn't fit into this machine's memory";
+    return fingerprint;
+}
+
 }  // namespace
 
-void convert_checkpoint(const ConvertOptions& options, const ConvertProgress& progress) {
+ConvertResult convert_checkpoint(const ConvertOptions& options, const ConvertProgress& progress) {
     const Checkpoint checkpoint(options.input, options.config);
     const CheckpointFamily* family = nullptr;
     for (const auto* f : families)
@@ -474,7 +428,8 @@ void convert_checkpoint(const ConvertOptions& options, const ConvertProgress& pr
                 file_bytes += f->data().size();
             }
         }
-    Meter meter(progress, read + file_bytes);
+    Meter meter(progress, read + file_bytes + (options.self_test ? written : 0));
+    ConvertResult result;
 
     GgufWriter writer(options.output);
     writer.add_string("general.architecture", plan.architecture);
@@ -494,9 +449,14 @@ void convert_checkpoint(const ConvertOptions& options, const ConvertProgress& pr
     if (options.record_sources) {
         std::vector<std::string> names;
         for (const auto& p : paths) names.push_back(fs::path(p).filename().string());
+        const auto hashes = sha256_files(paths, threads, [&](std::uint64_t done) { meter.at(done); });
+        meter.at(file_bytes);
         writer.add_strings("glmd.source.files", names);
-        writer.add_strings("glmd.source.sha256", hash_files(paths, threads, meter));
+        writer.add_strings("glmd.source.sha256", hashes);
+        for (std::size_t i = 0; i < names.size(); ++i) result.sources.emplace_back(names[i], hashes[i]);
     }
+    if (options.self_test) add_fingerprint(writer);
+    writer.record_hashes();
     for (const auto& o : outputs)
         if (o.stored_cols != o.cols) writer.add_u64("glmd.cols." + o.tensor->name, static_cast<std::uint64_t>(o.cols));
     for (const auto& o : outputs) {
@@ -506,7 +466,22 @@ void convert_checkpoint(const ConvertOptions& options, const ConvertProgress& pr
     }
     writer.write_header();
     for (const auto& o : outputs) write_tensor(writer, o, threads, meter);
+    if (options.self_test) {
+        writer.complete();
+        if (const auto fingerprint = try_out(writer, options.output, written, meter, result.no_self_test)) patch_fingerprint(writer, *fingerprint);
+        meter.at(read + file_bytes + written);
+    } else {
+        result.no_self_test = "it wasn't asked for";
+    }
     writer.finish();
+    result.architecture = plan.architecture;
+    for (const auto& o : outputs)
+        result.parameters += o.tensor->kind == TargetTensor::Kind::computed ? static_cast<std::int64_t>(o.tensor->values.size()) : o.rows * o.cols;
+    result.tensors = static_cast<std::int64_t>(outputs.size());
+    std::error_code error;
+    result.bytes = fs::file_size(options.output, error);
+    result.tokenizer = tokenizer.has_value();
+    return result;
 }
 
 }  // namespace glmd

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "engine/error.h"
 
@@ -23,11 +25,23 @@ struct ConvertOptions {
     std::string chat_template;  // overrides the detected one
     bool record_sources = true;  // SHA-256 of every weight file
     int threads = 0;             // 0: as many as there are cores
+    /// Packs the new file beside its destination, runs it once and records its answer for the self-test at load
+    /// (engine/self_test.h). Takes the program glmd-pack, and disk and memory for the packed weights.
+    bool self_test = false;
 };
 
-/// Bytes read (for hashing and for converting) and bytes to read in all. May throw to stop the conversion.
+struct ConvertResult {
+    std::string architecture;
+    std::int64_t parameters = 0, tensors = 0;
+    std::uint64_t bytes = 0;
+    bool tokenizer = false;
+    std::string no_self_test;  // why no fingerprint was recorded; empty when one was
+    std::vector<std::pair<std::string, std::string>> sources;  // file, SHA-256
+};
+
+/// Bytes read (for hashing, converting and packing) and bytes to read in all. May throw to stop the conversion.
 using ConvertProgress = std::function<void(std::uint64_t done, std::uint64_t total)>;
 
-void convert_checkpoint(const ConvertOptions& options, const ConvertProgress& progress = {});  // ModelError
+ConvertResult convert_checkpoint(const ConvertOptions& options, const ConvertProgress& progress = {});  // ModelError
 
 }  // namespace glmd

@@ -334,6 +334,8 @@ Gguf::~Gguf() = default;
 
 std::size_t Gguf::file_bytes() const { return mapping_->size; }
 
+std::span<const std::byte> Gguf::contents() const { return {mapping_->base, mapping_->size}; }
+
 namespace {
 
 [[noreturn]] void missing(const Gguf& file, std::string_view key) {

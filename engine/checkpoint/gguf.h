@@ -41,6 +41,7 @@ public:
 
     const std::string& path() const { return path_; }
     std::size_t file_bytes() const;
+    std::span<const std::byte> contents() const;  // the whole file
 
     bool has(std::string_view key) const { return values_.find(key) != values_.end(); }
     // A missing key without a default, or one of another type, is a ModelError that names it.

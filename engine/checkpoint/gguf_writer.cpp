@@ -1,5 +1,6 @@
 // What is peculiar: the directory of a GGUF file holds the offsets of all tensors, so everything is declared before the
-// first byte of data; the data then streams through one buffer of a megabyte, whatever the size of the model.
+// first byte of data; the data then streams through one buffer of a megabyte, whatever the size of the model. A patch goes
+// straight to the file, whose header the first flush has written by then.
 #include "engine/checkpoint/gguf_writer.h"
 
 #include <fcntl.h>
@@ -11,6 +12,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <system_error>
+#include <utility>
+
+#include "engine/checkpoint/gguf.h"
+#include "engine/checkpoint/hashes.h"
 
 namespace glmd {
 
@@ -75,17 +80,19 @@ GgufWriter::~GgufWriter() {
 
 void GgufWriter::key(std::string_view name, std::uint32_t type) {
     if (header_written_) throw ModelError(path_ + ": metadata cannot follow the header.");
-    if (name.empty() || std::find(keys_.begin(), keys_.end(), name) != keys_.end())
+    if (name.empty() || std::any_of(keys_.begin(), keys_.end(), [&](const Key& k) { return k.name == name; }))
         throw ModelError(path_ + ": the metadata key \"" + std::string(name) + "\" is empty or given twice.");
-    keys_.emplace_back(name);
+    if (!keys_.empty()) keys_.back().end = metadata_.size();
     put_text(metadata_, name);
     put<std::uint32_t>(metadata_, type);
+    keys_.push_back({std::string(name), metadata_.size(), 0});
 }
 
 void GgufWriter::array(std::string_view name, std::uint32_t type, std::size_t count) {
     key(name, 9);
     put<std::uint32_t>(metadata_, type);
     put<std::uint64_t>(metadata_, count);
+    keys_.back().begin = metadata_.size();
 }
 
 void GgufWriter::add_bool(std::string_view name, bool value) {
@@ -157,6 +164,12 @@ void GgufWriter::add_tensor(std::string_view name, DType type, std::span<const s
 
 void GgufWriter::write_header() {
     if (header_written_) throw ModelError(path_ + ": the header is written already.");
+    if (hashing_) {
+        add_bytes("glmd.hash.tensors", std::vector<std::byte>(tensors_.size() * Hash::size));
+        add_bytes("glmd.hash.header", std::vector<std::byte>(Hash::size));
+        hash_ = std::make_unique<Hash>();
+    }
+    if (!keys_.empty()) keys_.back().end = metadata_.size();
     header_written_ = true;
     std::string header = "GGUF";
     put<std::uint32_t>(header, 3);
@@ -165,6 +178,7 @@ void GgufWriter::write_header() {
     header += metadata_;
     header += directory_;
     header.resize(aligned(header.size(), alignment_));
+    header_bytes_ = header.size();
     write(std::as_bytes(std::span(header)));
     metadata_ = {};
     directory_ = {};
@@ -177,9 +191,14 @@ void GgufWriter::append(std::span<const std::byte> data) {
         auto bytes = tensors_[current_].bytes;
         auto count = std::min<std::uint64_t>(data.size(), bytes - written_of_current_);
         write(data.first(count));
+        if (hash_) hash_->add(data.first(count));
         data = data.subspan(count);
         written_of_current_ += count;
         if (written_of_current_ < bytes) return;
+        if (hash_) {
+            const auto digest = std::exchange(hash_, std::make_unique<Hash>())->finish();
+            hashes_.insert(hashes_.end(), digest.begin(), digest.end());
+        }
         const std::vector<std::byte> padding(aligned(bytes, alignment_) - bytes);
         write(padding);
         ++current_;
@@ -187,11 +206,36 @@ void GgufWriter::append(std::span<const std::byte> data) {
     }
 }
 
-void GgufWriter::finish() {
+void GgufWriter::complete() {
     if (!header_written_) write_header();
     if (current_ != tensors_.size())
         throw ModelError(path_ + ": the data of the tensor \"" + tensors_[current_].name + "\" is not complete.");
     flush();
+}
+
+void GgufWriter::patch(std::string_view key, std::span<const std::byte> value) {
+    const auto found = std::find_if(keys_.begin(), keys_.end(), [&](const Key& k) { return k.name == key; });
+    if (!header_written_ || found == keys_.end() || found->end - found->begin != value.size())
+        throw ModelError(path_ + ": there is no room for the metadata key \"" + std::string(key) + "\".");
+    constexpr std::uint64_t before_metadata = 24;  // magic, version, two counts
+    write_at(before_metadata + found->begin, value);
+}
+
+void GgufWriter::finish() {
+    complete();
+    if (hashing_) {
+        patch("glmd.hash.tensors", hashes_);
+        std::vector<std::byte> header(header_bytes_);
+        for (std::size_t done = 0; done < header.size();) {
+            const auto n = ::pread(fd_, header.data() + done, header.size() - done, static_cast<off_t>(done));
+            if (n < 0 && errno == EINTR) continue;
+            if (n <= 0) failed(path_, "read back");
+            done += static_cast<std::size_t>(n);
+        }
+        Hash hash;
+        hash.add(header);
+        patch("glmd.hash.header", hash.finish());
+    }
     if (::fchmod(fd_, 0644) != 0 || ::fsync(fd_) != 0) failed(path_, "write");
     if (::rename(temporary_.c_str(), path_.c_str()) != 0) failed(path_, "rename");
     ::close(fd_);
@@ -214,6 +258,16 @@ void GgufWriter::write(std::span<const std::byte> data) {
     }
 }
 
+void GgufWriter::write_at(std::uint64_t offset, std::span<const std::byte> data) {
+    while (!data.empty()) {
+        const auto n = ::pwrite(fd_, data.data(), data.size(), static_cast<off_t>(offset));
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) failed(path_, "write");
+        offset += static_cast<std::uint64_t>(n);
+        data = data.subspan(static_cast<std::size_t>(n));
+    }
+}
+
 void GgufWriter::flush() {
     std::size_t done = 0;
     while (done < buffer_.size()) {
@@ -223,6 +277,27 @@ void GgufWriter::flush() {
         done += static_cast<std::size_t>(count);
     }
     buffer_.clear();
+}
+
+void copy_metadata(GgufWriter& writer, const Gguf& file, const std::function<bool(std::string_view key)>& skip) {
+    for (const auto& [key, value] : file.values()) {
+        if (skip(key)) continue;
+        if (file.has_bytes(key)) {
+            writer.add_bytes(key, file.bytes(key));
+            continue;
+        }
+        if (const auto* v = std::get_if<bool>(&value)) writer.add_bool(key, *v);
+        else if (const auto* v = std::get_if<std::int64_t>(&value)) { if (*v >= 0) writer.add_u64(key, static_cast<std::uint64_t>(*v)); }
+        else if (const auto* v = std::get_if<std::uint64_t>(&value)) writer.add_u64(key, *v);
+        else if (const auto* v = std::get_if<double>(&value)) writer.add_f32(key, static_cast<float>(*v));
+        else if (const auto* v = std::get_if<std::string_view>(&value)) writer.add_string(key, *v);
+        else if (const auto* v = std::get_if<std::vector<std::int64_t>>(&value))
+            writer.add_i32s(key, std::vector<std::int32_t>(v->begin(), v->end()));
+        else if (const auto* v = std::get_if<std::vector<double>>(&value))
+            writer.add_f32s(key, std::vector<float>(v->begin(), v->end()));
+        else if (const auto* v = std::get_if<Gguf::Strings>(&value))
+            writer.add_strings(key, std::vector<std::string>(v->begin(), v->end()));
+    }
 }
 
 }  // namespace glmd

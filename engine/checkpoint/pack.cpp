@@ -16,13 +16,17 @@
 #include <cerrno>
 #include <cinttypes>
 #include <climits>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 
 #include "engine/checkpoint/gguf_writer.h"
+#include "engine/checkpoint/mapped_file.h"
+#include "engine/memory_plan.h"
 #include "engine/models/model.h"
+#include "engine/self_test.h"
 
 extern char** environ;
 
@@ -32,7 +36,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr char magic[8] = {'G', 'L', 'M', 'D', 'P', 'A', 'C', 'K'};
-constexpr std::uint32_t pack_version = 1;
+constexpr std::uint32_t pack_version = 2;
 constexpr std::size_t page = 4096;
 
 struct Header {
@@ -95,6 +99,7 @@ public:
             p += n, offset += n, size -= n;
         }
     }
+    const std::string& temporary_path() const { return temporary_; }
     void finish() {
         if (::fsync(fd_) != 0 || ::rename(temporary_.c_str(), final_.c_str()) != 0)
             throw ModelError(errno_sentence("cannot write the packed weights"));
@@ -148,7 +153,7 @@ std::vector<std::byte> pack_matrix(const Backend& backend, const std::vector<con
     return out;
 }
 
-void copy_metadata(const Gguf& file, const std::string& path) {
+void write_metadata(const Gguf& file, const std::string& path, const Fingerprint* fingerprint) {
     GgufWriter writer(path);
     std::int64_t parameters = 0;
     std::map<std::string, int> types;
@@ -161,30 +166,52 @@ void copy_metadata(const Gguf& file, const std::string& path) {
         if (common.empty() || count > types[common]) common = name;
     writer.add_u64("glmd.source.parameters", parameters);
     writer.add_string("glmd.source.type", common);
-    for (const auto& [key, value] : file.values()) {
-        if (key == "glmd.source.parameters" || key == "glmd.source.type") continue;
-        if (file.has_bytes(key)) {
-            writer.add_bytes(key, file.bytes(key));
-            continue;
-        }
-        // Numbers keep their value; those that only other programs could care about (negative integers) are left out.
-        if (const auto* v = std::get_if<bool>(&value)) writer.add_bool(key, *v);
-        else if (const auto* v = std::get_if<std::int64_t>(&value)) { if (*v >= 0) writer.add_u64(key, *v); }
-        else if (const auto* v = std::get_if<std::uint64_t>(&value)) writer.add_u64(key, *v);
-        else if (const auto* v = std::get_if<double>(&value)) writer.add_f32(key, static_cast<float>(*v));
-        else if (const auto* v = std::get_if<std::string_view>(&value)) writer.add_string(key, *v);
-        else if (const auto* v = std::get_if<std::vector<std::int64_t>>(&value))
-            writer.add_i32s(key, std::vector<std::int32_t>(v->begin(), v->end()));
-        else if (const auto* v = std::get_if<std::vector<double>>(&value))
-            writer.add_f32s(key, std::vector<float>(v->begin(), v->end()));
-        else if (const auto* v = std::get_if<Gguf::Strings>(&value))
-            writer.add_strings(key, std::vector<std::string>(v->begin(), v->end()));
-    }
+    copy_metadata(writer, file, [](std::string_view key) {
+        return key == "glmd.source.parameters" || key == "glmd.source.type" || key.starts_with("glmd.selftest.") || key.starts_with("glmd.hash.");
+    });
+    if (fingerprint) add_fingerprint(writer, fingerprint);
     writer.write_header();
     writer.finish();
 }
 
+/// Calls each(name, the group's tensors, rows, cols) for every matrix and vector of the packed file.
+template <class Each>
+void each_group(const Gguf& file, const std::vector<PackRecipe>& recipes, const Each& each) {
+    for (const PackRecipe& recipe : recipes) {
+        const auto groups = group(file, recipe);
+        for (std::size_t g = 0; g < groups.size(); ++g) {
+            std::int64_t rows = recipe.vector ? 1 : 0, cols = recipe.vector ? 0 : groups[g][0]->cols();
+            for (const GgufTensor* t : groups[g])
+                if (recipe.vector) cols += t->elements();
+                else rows += t->rows();
+            each(recipe, groups.size() == 1 ? recipe.name : recipe.name + "." + std::to_string(g), groups[g], rows, cols);
+        }
+    }
+}
+
+const ModelFamily& family_of(const Gguf& file) {
+    const std::string architecture = file.string("general.architecture");
+    const ModelFamily* family = find_family(architecture);
+    if (!family)
+        throw ModelError("the model's architecture is \"" + architecture + "\"; glmd runs " + known_architectures());
+    return *family;
+}
+
 }  // namespace
+
+std::size_t packed_file_bytes(std::span<const std::size_t> pieces) {
+    std::size_t bytes = page;
+    for (const std::size_t n : pieces) bytes += (n + page - 1) / page * page + sizeof(Record);
+    return bytes;
+}
+
+std::size_t packed_file_bytes(const Gguf& file, const Backend& backend) {
+    std::vector<std::size_t> pieces;
+    each_group(file, family_of(file).recipes(file), [&](const PackRecipe& recipe, const std::string&, const auto& tensors, std::int64_t rows, std::int64_t cols) {
+        pieces.push_back(recipe.vector ? std::size_t(cols) * sizeof(float) : backend.packed_bytes(backend.pack_format(tensors[0]->type), rows, cols));
+    });
+    return packed_file_bytes(pieces);
+}
 
 PackedPaths packed_paths(const std::string& gguf_path, const std::string& cache_directory, const Backend& backend) {
     std::error_code error;
@@ -201,14 +228,18 @@ PackedPaths packed_paths(const std::string& gguf_path, const std::string& cache_
     return {stem + ".meta.gguf", stem + ".pack"};
 }
 
-void pack_model(const std::string& gguf_path, const PackedPaths& paths, const Backend& backend, const PackProgress& progress) {
+void pack_model(const std::string& gguf_path, const PackedPaths& paths, Backend& backend, const PackLimits& limits,
+                const PackProgress& progress) {
     const Gguf file(gguf_path);
-    const std::string architecture = file.string("general.architecture");
-    const ModelFamily* family = find_family(architecture);
-    if (!family)
-        throw ModelError("the model's architecture is \"" + architecture + "\"; glmd runs " + known_architectures());
-    family->config(file);  // throws when the hyper-parameters are nonsense
-    const std::vector<PackRecipe> recipes = family->recipes(file);
+    const ModelFamily& family = family_of(file);
+    family.config(file);  // throws when the hyper-parameters are nonsense
+    const std::vector<PackRecipe> recipes = family.recipes(file);
+    const std::size_t size = packed_file_bytes(file, backend);
+    if (limits.memory > 0) {
+        MemoryRequest request{limits.context, {}, limits.prefill_rows, limits.max_sequences};
+        if (limits.kv_bytes > 0) request.kv = limits.kv_bytes == 4 ? KvType::f32 : KvType::f16;
+        require_memory(plan_memory(shape_of(file), size, request), limits.memory);
+    }
 
     std::size_t total = 0, done = 0;
     for (const PackRecipe& r : recipes)
@@ -217,34 +248,31 @@ void pack_model(const std::string& gguf_path, const PackedPaths& paths, const Ba
     OutputFile out(paths.weights);
     std::vector<Record> directory;
     std::uint64_t offset = page;
-    for (const PackRecipe& recipe : recipes) {
-        const auto groups = group(file, recipe);
-        for (std::size_t g = 0; g < groups.size(); ++g) {
-            Record r{};
-            const std::string name = groups.size() == 1 ? recipe.name : recipe.name + "." + std::to_string(g);
-            if (name.size() >= sizeof r.name) throw ModelError("a tensor's name is too long: " + name);
-            std::memcpy(r.name, name.c_str(), name.size());
-            std::vector<std::byte> bytes;
-            r.vector = recipe.vector;
-            if (recipe.vector) {
-                bytes = pack_vector(groups[g]);
-                r.rows = 1;
-                r.cols = static_cast<std::int64_t>(bytes.size() / sizeof(float));
-            } else {
-                for (const GgufTensor* t : groups[g]) r.rows += t->rows();
-                r.cols = groups[g][0]->cols();
-                r.format = static_cast<std::uint8_t>(backend.pack_format(groups[g][0]->type));
-                bytes = pack_matrix(backend, groups[g], r.rows);
-            }
-            r.offset = offset;
-            r.bytes = bytes.size();
-            out.write_at(offset, bytes.data(), bytes.size());
-            offset += (bytes.size() + page - 1) / page * page;
-            directory.push_back(r);
-            for (const GgufTensor* t : groups[g]) done += t->data.size();
-            if (progress) progress(done, total);
+    each_group(file, recipes, [&](const PackRecipe& recipe, const std::string& name, const auto& tensors, std::int64_t rows, std::int64_t cols) {
+        Record r{};
+        if (name.size() >= sizeof r.name) throw ModelError("a tensor's name is too long: " + name);
+        std::memcpy(r.name, name.c_str(), name.size());
+        std::vector<std::byte> bytes;
+        r.vector = recipe.vector;
+        r.rows = rows;
+        r.cols = cols;
+        if (recipe.vector) {
+            bytes = pack_vector(tensors);
+        } else {
+            r.format = static_cast<std::uint8_t>(backend.pack_format(tensors[0]->type));
+            bytes = pack_matrix(backend, tensors, rows);
         }
-    }
+        r.offset = offset;
+        r.bytes = bytes.size();
+        out.write_at(offset, bytes.data(), bytes.size());
+        offset += (bytes.size() + page - 1) / page * page;
+        directory.push_back(r);
+        for (const GgufTensor* t : tensors) {
+            done += t->data.size();
+            release_pages(t->data);
+        }
+        if (progress) progress(done, total);
+    });
     Header h{};
     std::memcpy(h.magic, magic, sizeof magic);
     h.version = pack_version;
@@ -255,7 +283,14 @@ void pack_model(const std::string& gguf_path, const PackedPaths& paths, const Ba
     h.file_bytes = offset + h.directory_bytes;
     out.write_at(offset, directory.data(), h.directory_bytes);
     out.write_at(0, &h, sizeof h);
-    copy_metadata(file, paths.metadata);
+
+    auto fingerprint = recorded_fingerprint(file);
+    const std::size_t available = available_memory();
+    if (!fingerprint && (available == 0 || size < available)) {
+        const PackedFile packed(out.temporary_path());
+        fingerprint = make_fingerprint(backend, file, packed);
+    }
+    write_metadata(file, paths.metadata, fingerprint ? &*fingerprint : nullptr);
     out.finish();  // last: the weights' presence says that both files are whole
 }
 
@@ -382,6 +417,8 @@ void lock_down(const std::string& model, const std::string& cache_directory) {
     ::close(ruleset);
 }
 
+}  // namespace
+
 std::string find_packer() {
     char self[PATH_MAX];
     const ssize_t n = ::readlink("/proc/self/exe", self, sizeof self - 1);
@@ -399,11 +436,9 @@ std::string find_packer() {
     throw ModelError("glmd-pack isn't installed (looked at " + places.back().string() + ")");
 }
 
-}  // namespace
-
 int pack_main(int argc, char** argv) {
-    if (argc != 5) {
-        std::fprintf(stderr, "usage: glmd-pack MODEL METADATA WEIGHTS ISA\n");
+    if (argc != 10) {
+        std::fprintf(stderr, "usage: glmd-pack MODEL METADATA WEIGHTS ISA MEMORY CONTEXT KV_BYTES PREFILL_ROWS MAX_SEQUENCES\n");
         return 2;
     }
     try {
@@ -411,11 +446,12 @@ int pack_main(int argc, char** argv) {
         const PackedPaths paths{argv[2], argv[3]};
         CpuOptions options;
         options.isa = argv[4];
-        options.threads = 1;
+        options.threads = 1;  // a thread started before lock_down() would stay outside
+        const PackLimits limits{std::strtoull(argv[5], nullptr, 10), std::atoi(argv[6]), std::atoi(argv[7]), std::atoi(argv[8]), std::atoi(argv[9])};
         const auto backend = make_cpu_backend(options);
         lock_down(model, fs::path(paths.weights).parent_path().string());
         std::size_t said = SIZE_MAX;
-        pack_model(model, paths, *backend, [&](std::size_t done, std::size_t total) {
+        pack_model(model, paths, *backend, limits, [&](std::size_t done, std::size_t total) {
             if (const std::size_t percent = total ? done * 100 / total : 100; percent != said) {
                 said = percent;
                 std::printf("%zu %zu\n", done, total);
@@ -430,7 +466,7 @@ int pack_main(int argc, char** argv) {
 }
 
 void pack_model_in_child(const std::string& gguf_path, const PackedPaths& paths, const std::string& isa,
-                         const PackProgress& progress) {
+                         const PackLimits& limits, const PackProgress& progress) {
     const std::string packer = find_packer();
     int out[2], err[2];
     if (::pipe2(out, O_CLOEXEC) != 0) throw ModelError(errno_sentence("cannot start glmd-pack"));
@@ -441,28 +477,52 @@ void pack_model_in_child(const std::string& gguf_path, const PackedPaths& paths,
     posix_spawn_file_actions_adddup2(&actions, err[1], 2);
     posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
     const std::string model = fs::absolute(gguf_path);
-    const char* argv[] = {packer.c_str(), model.c_str(), paths.metadata.c_str(), paths.weights.c_str(), isa.c_str(), nullptr};
+    std::vector<std::string> arguments{packer, model, paths.metadata, paths.weights, isa, std::to_string(limits.memory)};
+    for (const int n : {limits.context, limits.kv_bytes, limits.prefill_rows, limits.max_sequences}) arguments.push_back(std::to_string(n));
+    std::vector<char*> argv;
+    for (std::string& a : arguments) argv.push_back(a.data());
+    argv.push_back(nullptr);
     char* no_environment[] = {nullptr};
     pid_t child = 0;
-    const int failed = ::posix_spawn(&child, packer.c_str(), &actions, nullptr, const_cast<char**>(argv), no_environment);
+    const int failed = ::posix_spawn(&child, packer.c_str(), &actions, nullptr, argv.data(), no_environment);
     posix_spawn_file_actions_destroy(&actions);
     ::close(out[1]), ::close(err[1]);
     if (failed != 0) {
         ::close(out[0]), ::close(err[0]);
         throw ModelError(std::string("cannot start glmd-pack: ") + std::strerror(failed));
     }
+    struct Reaper {  // a progress function that throws leaves no child behind
+        pid_t child;
+        int out, err, status = 0;
+        bool done = false;
+        void wait() {
+            ::close(out), ::close(err);
+            while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {}
+            done = true;
+        }
+        ~Reaper() {
+            if (done) return;
+            ::kill(child, SIGTERM);
+            wait();
+        }
+    } reaper{child, out[0], err[0]};
     std::string lines, message;
     bool open_out = true, open_err = true;
+    std::size_t done = 0, total = 0;
     while (open_out || open_err) {
         pollfd fds[2] = {{open_out ? out[0] : -1, POLLIN, 0}, {open_err ? err[0] : -1, POLLIN, 0}};
-        if (::poll(fds, 2, -1) < 0 && errno != EINTR) break;
+        const int ready = ::poll(fds, 2, 100);
+        if (ready < 0 && errno != EINTR) break;
+        if (ready <= 0) {  // a chance to stop
+            if (progress && total > 0) progress(done, total);
+            continue;
+        }
         char buffer[4096];
         if (fds[0].revents) {
             const ssize_t n = ::read(out[0], buffer, sizeof buffer);
             if (n <= 0) open_out = false;
             else lines.append(buffer, n);
             for (std::size_t end; (end = lines.find('\n')) != std::string::npos; lines.erase(0, end + 1)) {
-                std::size_t done = 0, total = 0;
                 if (std::sscanf(lines.c_str(), "%zu %zu", &done, &total) == 2 && progress) progress(done, total);
             }
         }
@@ -472,9 +532,8 @@ void pack_model_in_child(const std::string& gguf_path, const PackedPaths& paths,
             else if (message.size() < 4096) message.append(buffer, n);
         }
     }
-    ::close(out[0]), ::close(err[0]);
-    int status = 0;
-    while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {}
+    reaper.wait();
+    const int status = reaper.status;
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return;
     if (message.empty())
         message = WIFSIGNALED(status) ? "glmd-pack was killed by signal " + std::to_string(WTERMSIG(status)) +

@@ -4,6 +4,9 @@
 // and NAME.pack (the matrices). The daemon reads only these; the foreign file is parsed and packed by the child process
 // `glmd-pack`, which can reach nothing but the model file and the cache directory (Landlock, where the kernel has it).
 //
+// The child also looks whether the model will fit into memory, before it writes anything, and adds the fingerprint that the
+// self-test at load compares with (engine/self_test.h) where the file has none.
+//
 //   NAME.pack: header (4096 bytes: magic, version, sizes, hash of the directory) | matrices, each at a multiple of 4096 |
 //              directory (one record a matrix)
 #include <cstdint>
@@ -57,17 +60,34 @@ struct PackedPaths {
 /// Where a model's packed files are in the cache: the name holds the source's path, size, time and the backend's pack id.
 PackedPaths packed_paths(const std::string& gguf_path, const std::string& cache_directory, const Backend& backend);
 
-/// Called with bytes of source done and in all.
+/// Bytes of a packed file that holds pieces of these sizes.
+std::size_t packed_file_bytes(std::span<const std::size_t> pieces);
+/// Bytes of the packed file that this model would become.
+std::size_t packed_file_bytes(const Gguf& file, const Backend& backend);
+
+/// What the model must fit into; see MemoryRequest. All zeros: no bound.
+struct PackLimits {
+    std::size_t memory = 0;
+    int context = 0;
+    int kv_bytes = 0;  // of one number: 4, 2, or 0 for the default
+    int prefill_rows = 1, max_sequences = 1;
+};
+
+/// Called with bytes of source done and in all. May throw to stop.
 using PackProgress = std::function<void(std::size_t done, std::size_t total)>;
 
 /// Packs in this process. The result appears under its final name only when whole. ModelError, also for a full disk.
-void pack_model(const std::string& gguf_path, const PackedPaths& paths, const Backend& backend, const PackProgress& progress);
+void pack_model(const std::string& gguf_path, const PackedPaths& paths, Backend& backend, const PackLimits& limits,
+                const PackProgress& progress);
+
+/// The program that packs, wherever it is installed; ModelError when it isn't.
+std::string find_packer();
 
 /// Packs in a child process that is locked out of everything else. The child's error is thrown as ModelError.
 void pack_model_in_child(const std::string& gguf_path, const PackedPaths& paths, const std::string& isa,
-                         const PackProgress& progress);
+                         const PackLimits& limits, const PackProgress& progress);
 
-/// The child's main: `glmd-pack MODEL METADATA WEIGHTS ISA`; progress on stdout, the error's sentence on stderr.
+/// The child's main: `glmd-pack MODEL METADATA WEIGHTS ISA MEMORY CONTEXT KV_BYTES PREFILL_ROWS MAX_SEQUENCES`; progress on stdout, the error's sentence on stderr.
 int pack_main(int argc, char** argv);
 
 }  // namespace glmd

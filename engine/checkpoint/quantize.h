@@ -7,7 +7,8 @@
 namespace glmd {
 
 bool quantize_q8_0(std::span<const float> x, std::byte* out);
-/// The fp16 scale of each group is searched for the least squared error; never worse than quantize_q4_0_plain().
+/// The fp16 scale of each group is searched for the least squared error, large values counting more; the squared error is
+/// never worse than quantize_q4_0_plain()'s.
 bool quantize_q4_0(std::span<const float> x, std::byte* out);
 /// GGML's rule: the value of largest magnitude becomes -8.
 bool quantize_q4_0_plain(std::span<const float> x, std::byte* out);

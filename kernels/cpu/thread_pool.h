@@ -1,5 +1,6 @@
 #pragma once
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
@@ -34,6 +35,7 @@ private:
     void run_chunks(int chunks, Call call, const void* context);
     void work();
     bool take_chunk(std::uint64_t state);
+    bool alone();
 
     // The job: generation (32 bits) | chunks (16) | next chunk (16). While a chunk is untaken the job is alive, so whoever
     // takes one by compare-and-swap knows that call_ and context_, read before, belong to it.
@@ -46,6 +48,7 @@ private:
     std::mutex mutex_;
     std::condition_variable wake_;
     std::vector<std::thread> workers_;
+    std::chrono::steady_clock::time_point alone_until_;  // the workers are left out: see thread_pool.cpp
 };
 
 }  // namespace glmd

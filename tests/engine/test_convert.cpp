@@ -582,7 +582,7 @@ TEST_CASE("int4 scales: never worse than max-abs, usually much better") {
         if (i % 8 == 0) plain_sum += error(x, a), best_sum += error(x, b);
     }
     std::cout << "int4: mean squared error on normal weights " << best_sum / plain_sum << " of max-abs rounding's\n";
-    REQUIRE(best_sum < 0.9 * plain_sum);
+    REQUIRE(best_sum < 0.95 * plain_sum);  // 0.85 without the weights, which answers are the better for
     Floats bad(32, 1.0f);
     std::vector<std::byte> out(34);
     for (const float v : {std::nanf(""), INFINITY, 1e9f}) {

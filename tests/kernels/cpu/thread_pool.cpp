@@ -39,3 +39,24 @@ TEST_CASE("an idle pool costs nothing") {
     std::this_thread::sleep_for(std::chrono::milliseconds(200));
     CHECK(cpu_time() - before < 0.005);
 }
+
+TEST_CASE("a late worker is left out for a while, then asked again") {
+    using namespace std::chrono_literals;
+    ThreadPool pool(2);
+    const auto caller = std::this_thread::get_id();
+    std::atomic<int> by_worker{0};
+    const auto loop = [&](std::chrono::milliseconds worker_time) {  // chunks done by the worker
+        by_worker = 0;
+        pool.run(8, [&](int) {
+            const bool mine = std::this_thread::get_id() == caller;
+            if (!mine) ++by_worker;
+            std::this_thread::sleep_for(mine ? 1ms : worker_time);
+        });
+        return by_worker.load();
+    };
+    bool left_out = false, asked_again = false;
+    for (int tries = 0; tries < 50 && !left_out; ++tries) left_out = loop(100ms) > 0 && loop(1ms) == 0;
+    CHECK(left_out);
+    for (int tries = 0; tries < 50 && !asked_again; ++tries) asked_again = loop(1ms) > 0;
+    CHECK(asked_again);
+}

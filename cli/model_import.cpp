@@ -1,0 +1,233 @@
+// An import is copied beside its destination, hashed on the way, synced and renamed: a model's name never stands for half a
+// file. default.gguf is a relative symbolic link, replaced by rename, so that the folder can be moved and a daemon never finds
+// it missing.
+#include <dirent.h>
+#include <fcntl.h>
+#include <sodium.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+
+#include "cli/model.h"
+#include "engine/models/model.h"
+
+namespace glmd {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct File {
+    int fd = -1;
+    explicit File(int descriptor) : fd(descriptor) {}
+    ~File() {
+        if (fd >= 0) ::close(fd);
+    }
+    File(const File&) = delete;
+    File& operator=(const File&) = delete;
+};
+
+/// A line of /proc/meminfo in bytes; 0 when there is none.
+double memory(const std::string& key) {
+    std::ifstream file("/proc/meminfo");
+    std::string name;
+    double kib = 0;
+    std::string rest;
+    while (file >> name >> kib && std::getline(file, rest))
+        if (name == key + ":") return kib * 1024;
+    return 0;
+}
+
+std::string hex(const unsigned char* bytes, std::size_t n) {
+    std::string text(n * 2 + 1, '\0');
+    sodium_bin2hex(text.data(), text.size(), bytes, n);
+    text.pop_back();
+    return text;
+}
+
+/// Reads `from` to its end, writes it to `to` (unless -1), and returns the SHA-256 in hex.
+std::string copy_and_hash(int from, int to, double total, const std::string& target, const Terminal& terminal) {
+    using clock = std::chrono::steady_clock;
+    crypto_hash_sha256_state hash;
+    crypto_hash_sha256_init(&hash);
+    std::vector<unsigned char> buffer(4u << 20);
+    double done = 0;
+    const auto begin = clock::now();
+    Spinner spinner(terminal);
+    ::posix_fadvise(from, 0, 0, POSIX_FADV_SEQUENTIAL);
+    for (;;) {
+        if (interrupted()) throw CliError(Exit::interrupted, "interrupted");
+        const ssize_t n = ::read(from, buffer.data(), buffer.size());
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) throw_errno("can't read the model file", errno);
+        if (n == 0) break;
+        crypto_hash_sha256_update(&hash, buffer.data(), static_cast<unsigned long long>(n));
+        for (ssize_t at = 0; to >= 0 && at < n;) {
+            const ssize_t w = ::write(to, buffer.data() + at, static_cast<std::size_t>(n - at));
+            if (w < 0 && errno == EINTR && !interrupted()) continue;
+            if (w < 0 && interrupted()) throw CliError(Exit::interrupted, "interrupted");
+            if (w < 0) throw_errno("can't write " + target, errno);
+            at += w;
+        }
+        done += static_cast<double>(n);
+        const double seconds = std::chrono::duration<double>(clock::now() - begin).count();
+        const double rate = seconds > 0 ? done / seconds : 0;
+        std::string text = (to >= 0 ? "copying " : "checking ") + human_bytes(done) + " of " + human_bytes(total) + ", " +
+                           human_bytes(rate) + "/s";
+        if (rate > 0 && total > done) text += ", " + human_seconds((total - done) / rate) + " left";
+        spinner.say(text);
+        spinner.tick();
+    }
+    if (to >= 0) {
+        spinner.say("writing to the disk");
+        spinner.tick();
+        if (::fsync(to) != 0) throw_errno("can't write " + target, errno);
+    }
+    unsigned char digest[crypto_hash_sha256_BYTES];
+    crypto_hash_sha256_final(&hash, digest);
+    return hex(digest, sizeof digest);
+}
+
+void sync_folder(const std::string& folder) {
+    const File directory(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (directory.fd >= 0) ::fsync(directory.fd);
+}
+
+/// A file that is gone unless it was renamed away.
+struct Temporary {
+    std::string path;
+    ~Temporary() {
+        if (!path.empty()) ::unlink(path.c_str());
+    }
+};
+
+void set_default(const std::string& folder, const std::string& name) {
+    Temporary link{folder + "/.default-" + std::to_string(::getpid())};
+    ::unlink(link.path.c_str());
+    if (::symlink(name.c_str(), link.path.c_str()) != 0) throw_errno("can't write in " + folder, errno);
+    struct stat info {};
+    if (::geteuid() == 0 && ::stat(folder.c_str(), &info) == 0 &&
+        ::lchown(link.path.c_str(), info.st_uid, info.st_gid) != 0) {
+        // the link works whoever owns it
+    }
+    if (::rename(link.path.c_str(), (folder + "/default.gguf").c_str()) != 0) throw_errno("can't write in " + folder, errno);
+    link.path.clear();
+    sync_folder(folder);
+}
+
+}  // namespace
+
+Exit run_model_import(const Globals& globals, const ModelOptions& options) {
+    if (sodium_init() < 0) throw CliError(Exit::error, "libsodium doesn't start");
+    const Terminal terminal(globals.no_color);
+    const std::string source = model_file(options.path);
+    const File from(::open(source.c_str(), O_RDONLY | O_CLOEXEC));
+    if (from.fd < 0) throw_errno("can't read " + source, errno);
+    struct stat info {};
+    if (::fstat(from.fd, &info) != 0 || !S_ISREG(info.st_mode)) throw CliError(Exit::usage, source + " isn't a file");
+
+    std::string name = options.name.empty() ? fs::path(source).filename().string() : options.name;
+    if (!name.ends_with(".gguf")) name += ".gguf";
+    if (name.find('/') != std::string::npos || name.front() == '.' || name == "default.gguf")
+        throw CliError(Exit::usage, "a model can't be called " + name + "; choose another name with --name");
+
+    const Description d = describe(source);
+    if (!d.supported)
+        throw CliError(Exit::error, source + " holds the architecture \"" + one_line(d.architecture) +
+                                        "\", which glmd doesn't run (it runs " + known_architectures() + ")");
+    std::ostream& out = globals.json ? std::cerr : std::cout;
+    if (!globals.json) print(d, out);
+
+    const std::string folder = state_directory(options.state_dir) + "/models";
+    std::error_code failed;
+    const bool fresh = fs::create_directories(folder, failed);
+    if (failed) throw_errno("can't create " + folder, failed.value());
+    struct stat parent {};
+    if (fresh && ::geteuid() == 0 && ::stat(fs::path(folder).parent_path().c_str(), &parent) == 0 &&
+        ::chown(folder.c_str(), parent.st_uid, parent.st_gid) != 0)
+        throw_errno("can't give " + folder + " to the daemon's user", errno);
+    if (::access(folder.c_str(), W_OK | X_OK) != 0) throw_errno("can't write in " + folder, errno);
+
+    // Will it run here, will it fit there.
+    const double needed = d.file_bytes + d.kv_bytes, memory_total = memory("MemTotal"), memory_free = memory("MemAvailable");
+    if (memory_total > 0 && needed > memory_total && !options.force)
+        throw CliError(Exit::no_memory, "the model needs about " + human_bytes(needed) + " of memory and this machine has " +
+                                            human_bytes(memory_total) + " (--force imports it all the same)");
+    if (memory_free > 0 && needed > memory_free)
+        std::cerr << terminal.paint_error("the model needs about " + human_bytes(needed) + " of memory and " +
+                                              human_bytes(memory_free) + " are available now",
+                                          Style::warn)
+                  << '\n';
+    const std::string target = folder + "/" + name;
+    struct stat existing {};
+    const bool present = ::lstat(target.c_str(), &existing) == 0;
+    bool same = false;
+    std::string digest;
+    if (present && S_ISREG(existing.st_mode) && existing.st_size == info.st_size) {
+        digest = copy_and_hash(from.fd, -1, d.file_bytes, target, terminal);
+        const File old(::open(target.c_str(), O_RDONLY | O_CLOEXEC));
+        same = old.fd >= 0 && copy_and_hash(old.fd, -1, d.file_bytes, target, terminal) == digest;
+        ::lseek(from.fd, 0, SEEK_SET);
+    }
+    if (present && !same && !options.force)
+        throw CliError(Exit::error, target + " exists already and is another file (--force replaces it, --name gives another name)");
+    if (!same) {
+        struct statvfs disk {};
+        if (::statvfs(folder.c_str(), &disk) != 0) throw_errno("can't read the free space of " + folder, errno);
+        const double room = static_cast<double>(disk.f_bavail) * static_cast<double>(disk.f_frsize);
+        if (d.file_bytes + (64 << 20) > room)
+            throw CliError(Exit::error, "the model takes " + human_bytes(d.file_bytes) + " and " + folder + " has " +
+                                            human_bytes(room) + " free");
+        Temporary temporary{folder + "/.import-XXXXXX"};
+        const File to(::mkostemp(temporary.path.data(), O_CLOEXEC));
+        if (to.fd < 0) {
+            const int code = errno;
+            temporary.path.clear();
+            throw_errno("can't write in " + folder, code);
+        }
+        digest = copy_and_hash(from.fd, to.fd, d.file_bytes, target, terminal);
+        if (!options.sha256.empty() && digest != CLI::detail::to_lower(options.sha256))
+            throw CliError(Exit::error, "the file's SHA-256 is " + digest + " and not the one given; nothing was imported");
+        struct stat owner {};
+        ::fchmod(to.fd, 0644);
+        // Imported by root: the daemon's user owns the folder and must be able to read what is in it.
+        if (::geteuid() == 0 && ::stat(folder.c_str(), &owner) == 0 && ::fchown(to.fd, owner.st_uid, owner.st_gid) != 0)
+            throw_errno("can't give " + target + " to the daemon's user", errno);
+        if (::rename(temporary.path.c_str(), target.c_str()) != 0) throw_errno("can't write " + target, errno);
+        temporary.path.clear();
+        sync_folder(folder);
+    } else if (!options.sha256.empty() && digest != CLI::detail::to_lower(options.sha256)) {
+        throw CliError(Exit::error, "the file's SHA-256 is " + digest + " and not the one given");
+    }
+    const bool first = ::access((folder + "/default.gguf").c_str(), F_OK) != 0;  // or the link leads nowhere
+    const bool chosen = first || options.make_default;
+    if (chosen) set_default(folder, name);
+    const bool is_default = chosen || fs::read_symlink(folder + "/default.gguf", failed) == name;
+
+    if (globals.json) {
+        json::object result = to_json(d);
+        result["file"] = target;
+        result["sha256"] = digest;
+        result["default"] = is_default;
+        std::cout << json::serialize(result) << '\n';
+    } else {
+        out << pad("sha256", 14) << digest << '\n'
+            << pad(same ? "present as" : "imported as", 14) << target << (is_default ? " (default)" : "") << '\n';
+        out.flush();
+    }
+    if (chosen)
+        std::cerr << (::geteuid() == 0 && options.state_dir.empty() ? "now let the daemon load it: systemctl restart glmd\n"
+                                                                     : "now restart your glmd, so that it loads it\n");
+    else if (!is_default)
+        std::cerr << "the default model stays as it is; --default makes this one the default\n";
+    return Exit::ok;
+}
+
+}  // namespace glmd

@@ -1,0 +1,132 @@
+// `glm model convert`, `verify` and `info` as a user runs them, on a recorded checkpoint.
+#include <unistd.h>
+
+#include <boost/json.hpp>
+#include <catch2/catch.hpp>
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <sstream>
+
+#include "cli/app.h"
+#include "cli/terminal.h"
+#include "engine/checkpoint/gguf.h"
+
+using namespace glmd;
+namespace fs = std::filesystem;
+namespace json = boost::json;
+
+namespace {
+
+struct Scratch {
+    fs::path path;
+    Scratch() {
+        std::string name = (fs::temp_directory_path() / "glm-model-XXXXXX").string();
+        REQUIRE(::mkdtemp(name.data()) != nullptr);
+        path = name;
+    }
+    ~Scratch() { fs::remove_all(path); }
+    std::string file(const std::string& name) const { return (path / name).string(); }
+    std::size_t entries() const { return static_cast<std::size_t>(std::distance(fs::directory_iterator(path), {})); }
+};
+
+struct Result {
+    int exit;
+    std::string out;
+    json::object object() const { return json::parse(out).as_object(); }
+};
+
+Result run(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), "glm");
+    std::vector<const char*> argv;
+    for (const auto& a : arguments) argv.push_back(a.c_str());
+    std::ostringstream out, err;
+    auto *old_out = std::cout.rdbuf(out.rdbuf()), *old_err = std::cerr.rdbuf(err.rdbuf());
+    const int exit = run_app(static_cast<int>(argv.size()), argv.data());
+    std::cout.rdbuf(old_out);
+    std::cerr.rdbuf(old_err);
+    INFO(err.str());
+    return {exit, out.str()};
+}
+
+std::string golden() {
+    const char* set = std::getenv("GLMD_GOLDEN");
+    if (!set) std::cout << "skipped: GLMD_GOLDEN isn't set\n";
+    return set ? std::string(set) + "/" : std::string();
+}
+
+}  // namespace
+
+TEST_CASE("model: what can't be done is said with its exit code") {
+    const Scratch s;
+    CHECK(run({"model", "convert", "/nonexistent", "-o", s.file("x.gguf")}).exit == 2);
+    CHECK(run({"model", "convert", s.path.string(), "-o", s.file("x.gguf")}).exit == 1);  // a folder without a checkpoint
+    CHECK(run({"model", "convert", s.path.string()}).exit == 2);
+    CHECK(run({"model", "convert", s.path.string(), "-o", s.file("x.gguf"), "--type", "int3"}).exit == 2);
+    CHECK(run({"model", "convert", s.path.string(), "-o", s.path.string()}).exit == 2);
+    CHECK(run({"model", "verify", "/nonexistent.gguf"}).exit == 2);
+    CHECK(run({"model", "info", "--memory", "/nonexistent.json"}).exit == 1);
+    CHECK(s.entries() == 0);
+}
+
+TEST_CASE("model: convert, verify, info") {
+    const auto g = golden();
+    if (g.empty()) return;
+    const Scratch s;
+    const std::string file = s.file("m.gguf");
+    const Result converted = run({"model", "convert", g + "chatglm3/fp16", "-o", file, "--json"});
+    REQUIRE(converted.exit == 0);
+    const auto c = converted.object();
+    CHECK(c.at("architecture") == "chatglm");
+    CHECK(c.at("type") == "int4");
+    CHECK(c.at("self_test") == true);
+    CHECK(c.at("tokenizer") == true);
+    CHECK(c.at("bytes").to_number<std::uintmax_t>() == fs::file_size(file));
+    CHECK(c.at("sources").as_array().size() >= 1);
+    CHECK(s.entries() == 1);
+    CHECK(run({"model", "convert", g + "chatglm3/fp16", "-o", file}).exit == 2);  // it exists
+    CHECK(run({"model", "convert", g + "chatglm3/fp16", "-o", file, "--force", "--type", "int4"}).exit == 0);
+
+    const Result verified = run({"model", "verify", file, "--json", "--temp-dir", s.path.string()});
+    REQUIRE(verified.exit == 0);
+    CHECK(verified.object().at("good") == true);
+    CHECK(verified.object().at("self_test").at("recorded") == true);
+    CHECK(s.entries() == 1);
+    CHECK(run({"model", "verify", file, "--temp-dir", s.path.string()}).out.find("as recorded") != std::string::npos);
+
+    const auto info = run({"model", "info", file, "--memory", "--context", "64", "--json"}).object();
+    CHECK(info.at("self_test") == true);
+    CHECK(info.at("memory").at("context") == 64);
+    const auto planned = run({"model", "info", g + "chatglm3/fp16", "--memory", "--context", "64", "--json"}).object();
+    CHECK(planned.at("memory").at("total") == info.at("memory").at("total"));
+    CHECK(planned.at("kind") == "Hugging Face checkpoint");
+    CHECK(run({"model", "info", "--memory", "--kv", "f16", g + "glm130b/model_config.json"}).out.find("in f16") != std::string::npos);
+    CHECK(run({"model", "info", g + "glm130b/sat_mp2", "--config", g + "glm130b/model_config.json"}).out.find("SAT checkpoint, 2-way") != std::string::npos);
+
+    std::uint64_t at;
+    {
+        const Gguf gguf(file);
+        at = static_cast<std::uint64_t>(gguf.tensor("blk.0.attn_output.weight").data.data() - gguf.contents().data());
+    }
+    std::fstream f(file, std::ios::binary | std::ios::in | std::ios::out);
+    f.seekp(static_cast<std::streamoff>(at));
+    f << "damage";
+    f.close();
+    const Result damaged = run({"model", "verify", file, "--json", "--temp-dir", s.path.string()});
+    CHECK(damaged.exit == 1);
+    CHECK(damaged.object().at("damaged") == json::array{"blk.0.attn_output.weight"});
+    CHECK(damaged.object().at("self_test") == "the file is damaged");
+}
+
+TEST_CASE("model: Ctrl-C leaves no file") {
+    const auto g = golden();
+    if (g.empty()) return;
+    const Scratch s;
+    catch_interrupts();
+    std::raise(SIGINT);
+    CHECK(run({"model", "convert", g + "chatglm3/fp16", "-o", s.file("m.gguf")}).exit == 130);
+    CHECK(s.entries() == 0);
+    forget_interrupt();
+}
