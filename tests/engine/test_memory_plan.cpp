@@ -83,7 +83,7 @@ TEST_CASE("memory plan: weights and activations to the byte, on every recorded c
             o.cpu.threads = 1;
             o.kv_bytes = 1;
             o.cache_directory = scratch.path / "cache";
-            const MemoryPlan plan = plan_memory(shape, packed_bytes(shape, type, *backend), {o.context, {}, o.prefill_rows, o.max_sequences});
+            const MemoryPlan plan = plan_memory(shape, packed_bytes(shape, type, *backend), {o.context, {}, o.prefill_rows, o.batch()});
             o.memory_budget = plan.total() - 1;
             CHECK(sentence(convert.output, o).starts_with("insufficient memory: " + plan.text()));
             CHECK(fs::is_empty(o.cache_directory));  // refused before anything is packed
