@@ -35,7 +35,7 @@ json::array json_of(std::span<const TokenId> ids) { return json::array(ids.begin
 class Evaluator {
 public:
     explicit Evaluator(const EvalOptions& o) {
-        engine_.precision = o.precision == "fast" ? Precision::fast : Precision::exact;
+        engine_.precision = o.precision == "fast" ? Precision::fast : o.precision == "fine" ? Precision::fine : Precision::exact;
         engine_.max_sequences = o.window;
         engine_.prefill_rows = 1;
         engine_.kv_bytes = 1;  // one context
@@ -145,7 +145,7 @@ void add_eval(CLI::App& app, Globals&, Action& action) {
     options->cache = cache_folder();
     CLI::App* sub = app.add_subcommand("eval", "run a model file without the daemon: JSON tasks on stdin, answers on stdout");
     sub->add_option("model", options->model, "a GGUF file")->required()->check(CLI::ExistingFile);
-    sub->add_option("--precision", options->precision, "exact or fast")->check(CLI::IsMember({"exact", "fast"}))->capture_default_str();
+    sub->add_option("--precision", options->precision, "exact, fine or fast")->check(CLI::IsMember({"exact", "fine", "fast"}))->capture_default_str();
     sub->add_option("--window", options->window, "longest prompt, and perplexity's window, in tokens")->check(CLI::Range(2, 8192))->capture_default_str();
     sub->add_option("--cache", options->cache, "where packed weights are kept")->capture_default_str();
     sub->footer(

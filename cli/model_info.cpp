@@ -62,7 +62,8 @@ Description describe(const std::string& path) {
 std::string short_count(double n) {
     char text[32];
     if (n >= 1e9) std::snprintf(text, sizeof text, "%.1f billion", n / 1e9);
-    else std::snprintf(text, sizeof text, "%.0f million", n / 1e6);
+    else if (n >= 1e6) std::snprintf(text, sizeof text, "%.0f million", n / 1e6);
+    else std::snprintf(text, sizeof text, "%.0f", n);
     return text;
 }
 

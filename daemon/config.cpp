@@ -42,9 +42,10 @@ std::string choose(const char* systemd_variable, const std::string& system_path,
 
 std::optional<Precision> parse_precision(const std::string& text, const std::string& where) {
     if (text == "exact") return Precision::exact;
+    if (text == "fine") return Precision::fine;
     if (text == "fast") return Precision::fast;
     if (text == "auto") return std::nullopt;
-    throw ConfigError(where + ": precision must be \"auto\", \"exact\" or \"fast\", not \"" + text + "\"");
+    throw ConfigError(where + ": precision must be \"auto\", \"exact\", \"fine\" or \"fast\", not \"" + text + "\"");
 }
 
 std::string read_text(const std::string& path) {
@@ -224,7 +225,7 @@ Config read_config(int argc, const char* const* argv) {
     app.add_option("--model", model, "GGUF file, or the name of one in STATE/models");
     app.add_option("--threads", threads, "0: one per physical core");
     app.add_option("--context", context, "tokens per sequence; 0: the model's own");
-    app.add_option("--precision", precision, "auto, exact or fast");
+    app.add_option("--precision", precision, "auto, exact, fine or fast");
     app.add_option("--max-sequences", sequences, "sequences computed together");
     app.add_option("--memory-budget", memory, "for weights, KV and workspace, like 6G");
     app.add_flag("--verbose", verbose, "log every request");

@@ -30,7 +30,7 @@ struct EngineOptions {
     int prefill_rows = 256;       // prompt tokens of one unit of work
     std::size_t kv_bytes = 0;     // 0: enough for max_sequences / 2 full contexts, within the memory budget
     std::size_t memory_budget = 0;  // bytes for weights, KV and workspace; 0: MemAvailable
-    /// Unset: exact below 2 billion parameters, whose answers int8 activations visibly hurt; fast above.
+    /// Unset: fine below 2 billion parameters, whose answers int8 activations visibly hurt; fast above.
     std::optional<Precision> precision;
     CpuOptions cpu;
     /// Compare the model's answer to a few ids with its recorded fingerprint before it is used (engine/self_test.h).

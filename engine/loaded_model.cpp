@@ -55,7 +55,7 @@ LoadedModel load_packed(const std::string& gguf_path, const PackedPaths& paths, 
     i.kv_bytes = block * static_cast<std::size_t>(blocks);
     i.workspace_bytes = l.model->workspace_bytes();
     i.blanks = l.model->config().blanks;
-    i.backend = l.backend->description() + (l.precision == Precision::exact ? ", exact" : ", fast");
+    i.backend = l.backend->description() + ", " + name(l.precision);
     return l;
 }
 

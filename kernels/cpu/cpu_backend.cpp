@@ -199,22 +199,23 @@ public:
         args.cols = weight.cols;
         args.bias = bias.data;
         const bool plain = weight.format == PackFormat::f32 || weight.format == PackFormat::f16;
-        const bool fast = precision == Precision::fast && !plain;
-        const std::size_t stride = quantized_stride(x.cols);
-        const std::int64_t groups = x.cols / packed::group_cols;
-        if (!fast) {
+        const bool exact = plain || precision == Precision::exact;
+        args.fine = precision == Precision::fine;
+        const std::size_t row_bytes = exact ? 0 : quantized_row_bytes(args.fine, x.cols);
+        const std::int64_t groups = plain ? 0 : x.cols / packed::group_cols;
+        if (exact) {
             if (!plain) sum_groups(x);
             if (x.rows > 1) x = tiled(x);
-        }
-        if (fast) {
-            reserve_quantized(stride * std::size_t(x.rows));
-            each_row(x.rows, x.cols, [&](std::int64_t r) {
-                isa_.quantize(x.data + r * x.cols, x.cols, quantized_ + std::size_t(r) * stride);
+        } else {
+            reserve_quantized(row_bytes * std::size_t(x.rows));
+            each_tile(x, isa_.quantized_tile, [&](std::int64_t first, int rows) {
+                std::uint8_t* tile = quantized_ + std::size_t(first) * row_bytes;
+                for (int t = 0; t < rows; ++t) isa_.quantize(x.data + (first + t) * x.cols, x.cols, weight.format, args.fine, tile, rows, t);
             });
         }
         // Chunks of panels x blocks of rows that stay in L2 while the panels pass: 4096 columns of 256 rows of int8 or 64 of float
         // are a megabyte.
-        const std::int64_t rows_at_once = fast ? 256 : 64;
+        const std::int64_t rows_at_once = exact ? 64 : 256;
         const std::int64_t panels = (weight.rows + 15) / 16;
         const std::int64_t row_blocks = (x.rows + rows_at_once - 1) / rows_at_once;
         const std::int64_t work = panels * std::int64_t(packed::panel_bytes(weight.format, weight.cols)) * x.rows;
@@ -226,13 +227,13 @@ public:
             block.n = std::min(rows_at_once, x.rows - first_row);
             block.x = x.data + first_row * x.cols;
             block.sums = plain ? nullptr : sums_.data() + first_row * groups;
-            block.quantized = quantized_ + std::size_t(first_row) * stride;
+            block.quantized = quantized_ + std::size_t(first_row) * row_bytes;
             block.out = out.data + first_row * out.cols;
             pool_.run(int(chunks), [&](int chunk) {
                 LinearArgs mine = block;
                 mine.first_panel = chunk * per_chunk;
                 mine.last_panel = std::min(panels, mine.first_panel + per_chunk);
-                (fast ? isa_.linear_fast : isa_.linear_exact)(mine);
+                (exact ? isa_.linear_exact : isa_.linear_quantized)(mine);
             });
         };
         for (std::int64_t b = 0; b < row_blocks; ++b) run(b * rows_at_once);
@@ -503,10 +504,9 @@ private:
         return {padded_.data(), x.rows, cols};
     }
 
-    /// f(first row, rows) for each tile of linear_exact, in parallel.
+    /// f(first row, rows) for each tile of at most `largest` rows, in parallel.
     template <class F>
-    void each_exact_tile(Activations x, const F& f) {
-        const int largest = isa_.exact_tile;
+    void each_tile(Activations x, int largest, const F& f) {
         const std::int64_t whole = x.rows / largest;
         each_row(whole, largest * x.cols, [&](std::int64_t i) { f(i * largest, largest); });
         for (std::int64_t row = whole * largest; row < x.rows;) {
@@ -519,7 +519,7 @@ private:
     void sum_groups(Activations x) {
         const std::int64_t groups = x.cols / packed::group_cols;
         sums_.resize(std::max(sums_.size(), std::size_t(x.rows * groups)));
-        each_exact_tile(x, [&](std::int64_t first, int rows) {
+        each_tile(x, isa_.exact_tile, [&](std::int64_t first, int rows) {
             for (int t = 0; t < rows; ++t) isa_.group_sums(x.data + (first + t) * x.cols, x.cols, sums_.data() + first * groups + t, rows);
         });
     }
@@ -527,7 +527,7 @@ private:
     /// A copy in the order in which linear_exact reads it.
     Activations tiled(Activations x) {
         tiled_.resize(std::max(tiled_.size(), std::size_t(x.rows * x.cols)));
-        each_exact_tile(x, [&](std::int64_t first, int rows) {
+        each_tile(x, isa_.exact_tile, [&](std::int64_t first, int rows) {
             const float* from = x.data + first * x.cols;
             float* to = tiled_.data() + first * x.cols;
             for (std::int64_t c = 0; c < x.cols; ++c, to += rows) {

@@ -10,19 +10,27 @@
 
 namespace glmd {
 
-/// One row of activations quantized in groups of 32:  int8[cols] | float scales[cols/32] | int32 sums[cols/32].
-/// The stride is an odd number of cache lines: rows a power of two apart would fight for the same lines of L1.
-constexpr std::size_t quantized_stride(std::int64_t cols) {
-    const std::size_t lines = (std::size_t(cols) + std::size_t(cols) / 32 * 8 + 63) / 64;
-    return (lines | 1) * 64;
-}
-
 /// Rows of activations are worked on in tiles: as many of `largest` rows as there are, then one of each smaller power of
 /// two that fits. Inside a tile of T rows activations lie in the order in which its kernel reads them.
 constexpr int tile_rows(std::int64_t rows_left, int largest) {
     while (rows_left < largest) largest /= 2;
     return largest;
 }
+
+/// Activations of T rows quantized over 32 columns, x = scale * q, in the order in which linear_quantized reads them.
+/// fast: |q| <= 127. fine: q = 128 * q[0] + q[1], |q| <= 127 * 128, about 15 bits.
+template <bool fine, int T>
+struct QuantizedGroup {
+    std::int8_t q[fine ? 2 : 1][T][32];
+    float scale[T];
+    union {
+        std::int32_t start[T];  // formats with an offset: -offset * sum of q
+        float sum[T];           // formats with a minimum: scale * sum of q
+    };
+};
+
+/// One row's share of a tile, which is [cols / 32] groups.
+constexpr std::size_t quantized_row_bytes(bool fine, std::int64_t cols) { return std::size_t(cols) / 32 * (fine ? 72 : 40); }
 
 /// y = W x + bias for panels [first_panel, last_panel) of W and n rows of x.
 struct LinearArgs {
@@ -32,7 +40,8 @@ struct LinearArgs {
     std::int64_t first_panel, last_panel;
     const float* x;                 // exact: n rows in tiles of [cols][T]
     const float* sums;              // exact: their sums over groups, in tiles of [cols / 32][T]; null for f32 and f16
-    const std::uint8_t* quantized;  // fast: n rows of quantized_stride(cols)
+    bool fine;
+    const std::uint8_t* quantized;  // fast, fine: n rows in tiles of QuantizedGroup<fine, T>[cols / 32]
     std::int64_t n;
     const float* bias;              // [rows] or null
     float* out;                     // [n, rows]
@@ -60,12 +69,13 @@ struct AttentionArgs {
 struct IsaTable {
     const char* name;
     const char* title;
-    int exact_tile;  // most rows of a tile of linear_exact
-    void (*quantize)(const float* x, std::int64_t cols, std::uint8_t* out);
+    int exact_tile, quantized_tile;  // most rows of a tile of linear_exact, linear_quantized
+    /// Row `row` of a tile of `rows`; `format` is that of the weights.
+    void (*quantize)(const float* x, std::int64_t cols, PackFormat format, bool fine, std::uint8_t* tile, int rows, int row);
     /// out[g * stride] = sum of group g of one row
     void (*group_sums)(const float* x, std::int64_t cols, float* out, std::int64_t stride);
     void (*linear_exact)(const LinearArgs& args);
-    void (*linear_fast)(const LinearArgs& args);  // q8, q4, q4m, q8m only
+    void (*linear_quantized)(const LinearArgs& args);  // q8, q4, q4m, q8m only
     void (*attention)(const AttentionArgs& args);
     void (*layer_norm)(float* out, const float* x, const float* weight, const float* bias, std::int64_t n, float eps);
     void (*rms_norm)(float* out, const float* x, const float* weight, std::int64_t n, float eps);

@@ -7,7 +7,7 @@
 namespace glmd {
 namespace {
 
-constexpr int linear_tile = 4;  // 16 registers: 8 accumulators, the rest for weights
+constexpr int quantized_tile_rows = 4;  // 16 registers: 8 accumulators, the rest for weights
 constexpr int exact_tile_rows = 4;
 constexpr int exact_chains = 1;
 constexpr int attention_tile = 2;
@@ -64,6 +64,11 @@ inline float reduce_max(Lanes x) {
 
 inline Ints splat_int(int x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 inline Ints add(Ints x, Ints y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+inline Ints sub(Ints x, Ints y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
+template <int bits>
+inline Ints shift_left(Ints x) { return {_mm256_slli_epi32(x.a, bits), _mm256_slli_epi32(x.b, bits)}; }
+template <int bits>
+inline Ints shift_right(Ints x) { return {_mm256_srai_epi32(x.a, bits), _mm256_srai_epi32(x.b, bits)}; }
 inline Lanes to_float(Ints x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 inline Ints to_int(Lanes x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
 inline int reduce_add(Ints x) {

@@ -8,25 +8,36 @@
 namespace glmd {
 namespace {
 
-void quantize(const float* x, std::int64_t cols, std::uint8_t* out) {
-    const std::int64_t groups = cols / 32;
-    auto* q = reinterpret_cast<std::int8_t*>(out);
-    auto* scales = reinterpret_cast<float*>(out + cols);
-    auto* sums = reinterpret_cast<std::int32_t*>(out + cols + 4 * groups);
-    for (std::int64_t g = 0; g < groups; ++g) {
+/// What is subtracted from a stored quant.
+int offset_of(PackFormat format) { return format == PackFormat::q8 ? 128 : format == PackFormat::q4 ? 8 : 0; }
+
+template <bool fine>
+void quantize_row(const float* x, std::int64_t cols, int offset, std::uint8_t* tile) {
+    const float most = fine ? 127.0f * 128 : 127.0f;
+    auto* out = reinterpret_cast<QuantizedGroup<fine, 1>*>(tile);
+    for (std::int64_t g = 0; g < cols / 32; ++g) {
         float largest = 0;
         for (int i = 0; i < 32; ++i) largest = fmaxf(largest, fabsf(x[32 * g + i]));
         if (!(largest > 1e-30f)) largest = 0;
-        const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+        const float inverse = largest > 0 ? most / largest : 0.0f;
         int sum = 0;
         for (int i = 0; i < 32; ++i) {
-            const int value = int(lrintf(fmaxf(fminf(x[32 * g + i] * inverse, 127.0f), -127.0f)));
-            q[32 * g + i] = std::int8_t(value);
+            const int value = int(lrintf(fmaxf(fminf(x[32 * g + i] * inverse, most), -most)));
             sum += value;
+            const int high = fine ? (value + 64) >> 7 : value;
+            out[g].q[0][0][i] = std::int8_t(high);
+            if (fine) out[g].q[fine][0][i] = std::int8_t(value - 128 * high);
         }
-        scales[g] = largest / 127.0f;
-        sums[g] = sum;
+        out[g].scale[0] = largest / most;
+        if (offset) out[g].start[0] = -offset * sum;
+        else out[g].sum[0] = out[g].scale[0] * float(sum);
     }
+}
+
+/// Tiles of this instruction set have one row.
+void quantize(const float* x, std::int64_t cols, PackFormat format, bool fine, std::uint8_t* tile, int, int) {
+    if (fine) quantize_row<true>(x, cols, offset_of(format), tile);
+    else quantize_row<false>(x, cols, offset_of(format), tile);
 }
 
 void group_sums(const float* x, std::int64_t cols, float* out, std::int64_t stride) {
@@ -76,31 +87,33 @@ void linear_exact(const LinearArgs& a) {
     }
 }
 
-void linear_fast(const LinearArgs& a) {
+template <bool fine>
+void linear_rows(const LinearArgs& a) {
     const std::size_t group_bytes = packed::group_bytes(a.format);
-    const std::int64_t groups = a.cols / 32;
     for (std::int64_t n = 0; n < a.n; ++n) {
-        const std::uint8_t* row = a.quantized + std::size_t(n) * quantized_stride(a.cols);
-        const auto* q = reinterpret_cast<const std::int8_t*>(row);
-        const auto* scales = reinterpret_cast<const float*>(row + a.cols);
-        const auto* sums = reinterpret_cast<const std::int32_t*>(row + a.cols + 4 * groups);
+        const auto* x = reinterpret_cast<const QuantizedGroup<fine, 1>*>(a.quantized + std::size_t(n) * quantized_row_bytes(fine, a.cols));
         for (std::int64_t o = 16 * a.first_panel; o < 16 * a.last_panel && o < a.rows; ++o) {
             const std::uint8_t* panel = a.weight + std::size_t(o / 16) * packed::panel_bytes(a.format, a.cols);
             float sum = 0;
-            for (std::int64_t g = 0; g < groups; ++g) {
+            for (std::int64_t g = 0; g < a.cols / 32; ++g) {
                 const std::uint8_t* group = panel + std::size_t(g) * group_bytes;
                 int dot = 0;
                 Weight w{};
                 for (int c = 0; c < 32; ++c) {
                     w = weight_at(a.format, group, int(o % 16), c);
-                    dot += w.q * q[32 * g + c];
+                    dot += w.q * (fine ? 128 * x[g].q[0][0][c] + x[g].q[fine][0][c] : x[g].q[0][0][c]);
                 }
-                sum += float(dot) * (w.scale * scales[g]);
-                sum += w.min * (scales[g] * float(sums[g]));
+                sum += float(dot) * (w.scale * x[g].scale[0]);
+                if (offset_of(a.format) == 0) sum += w.min * x[g].sum[0];
             }
             a.out[n * a.rows + o] = a.bias ? sum + a.bias[o] : sum;
         }
     }
+}
+
+void linear_quantized(const LinearArgs& a) {
+    if (a.fine) linear_rows<true>(a);
+    else linear_rows<false>(a);
 }
 
 float element(const AttentionArgs& a, const std::byte* base, std::size_t index) {
@@ -183,7 +196,7 @@ void to_half(const float* x, std::uint16_t* out, std::int64_t n) {
 
 }  // namespace
 
-extern const IsaTable isa_scalar = {"scalar",    "scalar",  1,          quantize, group_sums, linear_exact,
-                                    linear_fast, attention, layer_norm, rms_norm, activate,   to_half};
+extern const IsaTable isa_scalar = {"scalar", "scalar",   1,          1,        quantize,   group_sums, linear_exact,
+                                    linear_quantized, attention, layer_norm, rms_norm, activate, to_half};
 
 }  // namespace glmd

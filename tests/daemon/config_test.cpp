@@ -9,6 +9,8 @@ TEST_CASE("a configuration file sets what it names") {
     apply_toml(config, "[server]\nmax_connections = 9\n[engine]\nprecision = \"exact\"\nmemory_budget = \"2G\"\nthreads = 3\n", "a.toml");
     CHECK(config.max_connections == 9);
     CHECK(config.engine.precision == Precision::exact);
+    apply_toml(config, "[engine]\nprecision = \"fine\"\n", "b.toml");
+    CHECK(config.engine.precision == Precision::fine);
     CHECK(config.engine.memory_budget == std::size_t(2) << 30);
     CHECK(config.engine.cpu.threads == 3);
 }

@@ -57,16 +57,16 @@ int main(int argc, char** argv) {
     for (auto [name, format] : formats) {
         const std::int64_t rows = format == PackFormat::f16 ? 16384 : 65536, cols = 4096;
         Weight w(*cpu, format, rows, cols);
-        for (Precision p : {Precision::fast, Precision::exact}) {
+        for (Precision p : {Precision::fast, Precision::fine, Precision::exact}) {
             const double t = best_of(5, [&] { cpu->linear({y.data(), 1, rows}, {x.data(), 1, cols}, w.matrix, {}, p); });
-            std::printf("gemv %-4s %-5s %6.1f GB/s\n", name, p == Precision::fast ? "fast" : "exact", double(w.matrix.bytes) / t / 1e9);
+            std::printf("gemv %-4s %-5s %6.1f GB/s\n", name, glmd::name(p), double(w.matrix.bytes) / t / 1e9);
         }
         Matrix part = w.matrix;
         part.rows = 4096;
-        for (Precision p : {Precision::fast, Precision::exact}) {
+        for (Precision p : {Precision::fast, Precision::fine, Precision::exact}) {
             for (std::int64_t n : {4, 16, 256}) {
                 const double t = best_of(3, [&] { cpu->linear({y.data(), n, 4096}, {x.data(), n, cols}, part, {}, p); });
-                std::printf("gemm %-4s %-5s n=%-4d %6.1f GMAC/s\n", name, p == Precision::fast ? "fast" : "exact", int(n), double(n) * 4096 * 4096 / t / 1e9);
+                std::printf("gemm %-4s %-5s n=%-4d %6.1f GMAC/s\n", name, glmd::name(p), int(n), double(n) * 4096 * 4096 / t / 1e9);
             }
         }
     }
@@ -99,7 +99,7 @@ int main(int argc, char** argv) {
         const auto pool = cpu->make_kv_pool({layers, kv_heads, dim, KvType::f16}, 8);
         const std::vector<std::int32_t> table{0, 1, 2, 3, 4, 5, 6, 7}, sequence(256, 0), position(256, 10), slot(256, context - 1);
         std::vector<float> norm(hidden, 1.0f), cosines(4096 * 64, 0.7f);
-        for (int n : {1, 16, 256}) {
+        for (Precision precision : {Precision::fast, Precision::fine, Precision::exact}) for (int n : {1, 16, 256}) {
             const StepTables step{n, 1, 8, sequence.data(), slot.data(), table.data(), nullptr};
             std::vector<float> h(n * hidden, 0.3f), a(n * hidden), qkv(n * 960), q(n * 576), k(n * 192), v(n * 192), up(n * 2 * ffn), act(n * ffn), logits(vocab), value(1);
             std::vector<std::int32_t> id(1);
@@ -111,7 +111,7 @@ int main(int argc, char** argv) {
                 for (int l = 0; l < layers; ++l) {
                     const Layer& layer = stack[l];
                     cpu->rms_norm(aa, ah, weight, 1e-5f);
-                    cpu->linear(aqkv, aa, layer.qkv.matrix, {}, Precision::fast);
+                    cpu->linear(aqkv, aa, layer.qkv.matrix, {}, precision);
                     cpu->take_columns(aq, aqkv, 0);
                     cpu->take_columns(ak, aqkv, 576);
                     cpu->take_columns(av, aqkv, 768);
@@ -119,18 +119,18 @@ int main(int argc, char** argv) {
                     cpu->rotary(ak, dim, rotary, position.data());
                     cpu->kv_write(*pool, l, ak, av, step);
                     cpu->attention({a.data(), n, heads * dim}, aq, *pool, l, step, 0.125f, {});
-                    cpu->linear(aq, aa, layer.o.matrix, {}, Precision::fast);
+                    cpu->linear(aq, aa, layer.o.matrix, {}, precision);
                     cpu->residual(ah, ah, 1, aq);
                     cpu->rms_norm(aa, ah, weight, 1e-5f);
-                    cpu->linear(aup, aa, layer.up.matrix, {}, Precision::fast);
+                    cpu->linear(aup, aa, layer.up.matrix, {}, precision);
                     cpu->activation(aact, aup, Function::silu, Gate::first);
-                    cpu->linear(aq, aact, layer.down.matrix, {}, Precision::fast);
+                    cpu->linear(aq, aact, layer.down.matrix, {}, precision);
                     cpu->residual(ah, ah, 1, aq);
                 }
-                cpu->linear({logits.data(), 1, vocab}, ah.slice(0, 1), head.matrix, {}, Precision::fast);
+                cpu->linear({logits.data(), 1, vocab}, ah.slice(0, 1), head.matrix, {}, precision);
                 cpu->top_k({logits.data(), 1, vocab}, 1, id.data(), value.data());
             });
-            std::printf("SmolLM-135M shaped step, %3d rows, 256 keys: %.2f ms, %.0f tok/s\n", n, t * 1e3, n / t);
+            std::printf("SmolLM-135M shaped step, %s, %3d rows, 256 keys: %.2f ms, %.0f tok/s\n", glmd::name(precision), n, t * 1e3, n / t);
         }
     }
 }

@@ -66,6 +66,9 @@ TEST_CASE("linear on every instruction set") {
                     const Floats fast = run(*cpu, x, w, bias, Precision::fast);
                     CHECK(difference(fast, run(*scalar, x, w, bias, Precision::fast)) < 1e-5);
                     CHECK(difference(fast, exact) < 0.03);
+                    const Floats fine = run(*cpu, x, w, bias, Precision::fine);
+                    CHECK(difference(fine, run(*scalar, x, w, bias, Precision::fine)) < 1e-5);
+                    CHECK(difference(fine, exact) < 2e-4);
                 }
             }
         }
@@ -79,7 +82,7 @@ TEST_CASE("a row of linear doesn't depend on the other rows") {
             const std::int64_t cols = traits(type).block == 1 ? 126 : 160, rows = 72;
             const Packed w = make_weight(*cpu, type, rows, cols);
             Floats all = random_floats(std::size_t(40 * cols), 3);
-            for (Precision precision : {Precision::exact, Precision::fast}) {
+            for (Precision precision : {Precision::exact, Precision::fine, Precision::fast}) {
                 INFO(isa << " " << traits(type).name);
                 Floats one_by_one;
                 for (int r = 0; r < 40; ++r) {
@@ -110,9 +113,11 @@ TEST_CASE("extreme quants don't saturate") {
         const Matrix w{PackFormat::q8, 16, 32, bytes.data(), bytes.size()};
         for (float sign : {1.0f, -1.0f}) {
             Floats x(32, 127.0f * sign), y(16);
-            cpu->linear(activations(y, 16), activations(x, 32), w, {}, Precision::fast);
-            CHECK(y[1] == 32.0f * 127 * 127 * sign);
-            CHECK(y[0] == -32.0f * 128 * 127 * sign);
+            for (Precision precision : {Precision::fast, Precision::fine}) {
+                cpu->linear(activations(y, 16), activations(x, 32), w, {}, precision);
+                CHECK(y[1] == 32.0f * 127 * 127 * sign);
+                CHECK(y[0] == -32.0f * 128 * 127 * sign);
+            }
         }
     }
 }
