@@ -228,6 +228,8 @@ void Client::perform(Transfer& transfer, const char* method, const std::string& 
     if (result == CURLE_OPERATION_TIMEDOUT) throw CliError(Exit::unreachable, "the daemon didn't answer in time");
     // An error status whose rest was lost still says more than libcurl does.
     if (transfer.status >= 400) return;
+    if (result == CURLE_PARTIAL_FILE || result == CURLE_GOT_NOTHING || result == CURLE_RECV_ERROR)
+        throw CliError(Exit::unreachable, "the daemon ended in the middle of its answer; what it had stored is in the session: glm session list");
     throw CliError(Exit::unreachable, std::string("the connection to the daemon broke: ") + curl_easy_strerror(result));
 }
 

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <string_view>
 
+#include "engine/checkpoint/mapped_file.h"
 #include "engine/memory_plan.h"
 #include "engine/self_test.h"
 #include "engine/step_buffers.h"
@@ -42,6 +43,8 @@ LoadedModel load_packed(const std::string& gguf_path, const PackedPaths& paths, 
 
     l.pool = l.backend->make_kv_pool(plan.kv_shape, blocks);
     l.model = find_family(shape.architecture)->load({*l.backend, *l.metadata, *l.weights, *l.tokenizer, plan.context, rows, options.batch() + 1});
+    release_pages(l.metadata->contents());  // the tokenizer has its own copy
+
     ModelInfo& i = l.info;
     i.name = std::filesystem::path(gguf_path).stem();
     i.path = gguf_path;

@@ -196,9 +196,9 @@ MemoryPlan plan_memory(const ModelShape& s, std::size_t weights, const MemoryReq
     const std::size_t up = s.gated ? 2 * std::size_t(s.inner) : s.inner, rows = request.prefill_rows + request.max_sequences;
     const std::size_t all = s.prefix_lm ? rows + p.context : rows;  // hidden state and queries: see Step::first_row
     const std::size_t widest = s.prefix_lm ? std::max(qkv, up) : std::max(qkv, std::size_t(s.inner));
-    const std::size_t norms = s.prefix_lm ? 2 * h : h, logit_rows = request.max_sequences + 1;
-    p.activations = sizeof(float) * (all * (h + q) + rows * (norms + qkv + 2 * kv + q + up + s.inner + widest) +
-                                     logit_rows * (h + s.vocabulary));
+    const std::size_t apart = h + qkv + 2 * kv + q + up + s.inner, inner = s.inner, logit_rows = request.max_sequences + 1;
+    const std::size_t shared = 2 * h + std::max(5 * q, up + std::max(inner, q));
+    p.activations = sizeof(float) * (all * (h + q) + rows * ((s.prefix_lm ? shared : apart) + widest) + logit_rows * (h + s.vocabulary));
     p.workspace = p.activations + sizeof(float) * (std::size_t(p.context) * s.rotary_dim + logit_rows * s.vocabulary) +
                   sizeof(std::int32_t) * (rows * 6 + request.max_sequences * (blocks + 2));
     return p;

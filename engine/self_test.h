@@ -39,7 +39,7 @@ void patch_fingerprint(GgufWriter& writer, const Fingerprint& f);
 struct SelfTest {
     bool recorded = false;   // false: only whether logits are finite was looked at
     int ids = 0;
-    double difference = 0;   // from the fingerprint, in standard deviations of the logits: worst (exact), RMS (fast)
+    double difference = 0;   // from the fingerprint, in standard deviations of the logits: worst (exact), RMS (others)
     double tolerance = 0;
     double seconds = 0;
 };

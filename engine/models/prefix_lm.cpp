@@ -56,12 +56,10 @@ public:
         q_ = workspace_.take(all, d);
         norm_ = workspace_.take(n, h);
         part_ = workspace_.take(n, h);
-        qkv_ = workspace_.take(n, 3 * d);
-        k_ = workspace_.take(n, d);
-        v_ = workspace_.take(n, d);
-        attention_ = workspace_.take(n, d);
-        up_ = workspace_.take(n, up);
-        inner_ = workspace_.take(n, config_.inner);
+        // keys() is done with its projections before rest() begins, and rest() with what attention gave before `inner` is filled.
+        float* shared = workspace_.take(n, std::max(5 * d, up + std::max(config_.inner, d)));
+        qkv_ = shared, k_ = qkv_ + n * 3 * d, v_ = k_ + n * d;
+        up_ = shared, inner_ = attention_ = up_ + n * up;
         scratch_ = workspace_.take(n, std::max(3 * d, up));
         last_ = workspace_.take(c.max_logit_rows, h);
         logits_ = workspace_.take(c.max_logit_rows, config_.vocabulary);
