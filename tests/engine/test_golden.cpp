@@ -86,6 +86,18 @@ double check_exact(const Source& s, const Storage& storage, const std::string& i
     return worst;
 }
 
+/// KL(p || q) of the distributions that two rows of logits stand for, in nats.
+double kl(const float* p, const float* q, std::size_t n) {
+    const double top_p = *std::max_element(p, p + n), top_q = *std::max_element(q, q + n);
+    double sum_p = 0, sum_q = 0, d = 0;
+    for (std::size_t i = 0; i < n; ++i) sum_p += std::exp(p[i] - top_p), sum_q += std::exp(q[i] - top_q);
+    for (std::size_t i = 0; i < n; ++i) {
+        const double log_p = p[i] - top_p - std::log(sum_p);
+        d += std::exp(log_p) * (log_p - (q[i] - top_q - std::log(sum_q)));
+    }
+    return d;
+}
+
 std::vector<std::vector<TokenId>> prompts_of(const json::value& file) {
     std::vector<std::vector<TokenId>> prompts;
     for (const auto& c : file.at("cases").as_array())
@@ -238,6 +250,46 @@ TEST_CASE("golden: half-precision KV, and half-precision weights and KV, stay ne
         const double kv = check_exact(s, half_kv, {});
         check_exact(s, half_both, {});
         CHECK(kv > check_exact(s, upstream_weights, {}));  // it was stored in halves at all
+    }
+}
+
+TEST_CASE("golden: what int8 and int4 do to the next-token distributions of every family") {
+    if (!golden_is_there()) return;
+    const fs::path golden = std::getenv("GLMD_GOLDEN");
+    for (const Source& s : sources) {
+        if (s.logits != "logits") continue;  // these are the tensors of another row
+        const json::value file = read_json(golden / s.family / s.cases);
+        const Folder folder;
+        const EngineOptions o = options(folder.path, Precision::exact, {});
+        double divergence[2] = {0, 0}, unlike = 0;
+        int rows = 0;
+        for (const OutputType type : {OutputType::int8, OutputType::int4}) {
+            LoadedModel model = load_model(converted(s, type, folder), o);
+            const std::size_t vocabulary = model.info.vocabulary;
+            rows = 0;
+            for (const auto& c : file.at("cases").as_array()) {
+                if (c.at("input_ids").as_array()[0].is_array() || !c.as_object().contains("logits")) continue;
+                const json::value& where = c.at("logits");
+                MappedFile arrays((golden / s.family / where.at("file").as_string().c_str()).string());
+                const auto expected = recorded(read_safetensors(arrays), where.at("key").as_string().c_str());
+                const auto prompt = ids_of(c.at("input_ids"));
+                const auto logits = Evaluation(model, o).feed(prompt);
+                const auto positions = ids_of(where.at("positions"));
+                for (std::size_t p = 0; p < positions.size(); ++p, ++rows) {
+                    const std::size_t row = positions[p] < 0 ? prompt.size() + positions[p] : positions[p];
+                    divergence[type == OutputType::int4] += kl(expected.data() + p * vocabulary, logits.data() + row * vocabulary, vocabulary);
+                    const std::size_t other = (row + 1) % prompt.size();
+                    if (type == OutputType::int8) unlike += kl(expected.data() + p * vocabulary, logits.data() + other * vocabulary, vocabulary);
+                }
+            }
+        }
+        REQUIRE(rows > 0);
+        INFO(name_of(s));
+        CHECK(divergence[0] <= divergence[1] + 1e-9);  // upstream's own int4 has nothing to lose
+        CHECK(divergence[0] < unlike / 50);
+        CHECK(divergence[1] < unlike / 2);
+        std::cout << name_of(s) << ": KL divergence from the recorded logits " << divergence[0] / rows << " nats as int8, " << divergence[1] / rows
+                  << " as int4, " << unlike / rows << " from the next token's (" << rows << " rows)\n";
     }
 }
 
