@@ -181,13 +181,17 @@ public:
     std::string_view name() const override { return "chatglm2"; }
 };
 
+void transcribe(std::span<const ChatMessage> messages, Prompt& prompt) {
+    for (const auto& message : messages) prompt.text(message.role + ": " + message.content + "\n");
+    prompt.text("assistant:");
+}
+
 /// A model that was never taught to chat: messages become a transcript that it goes on with.
 class Plain final : public ChatTemplate {
 public:
     std::vector<TokenId> render(std::span<const ChatMessage> messages, const Tokenizer& tokenizer) const override {
         Prompt prompt(tokenizer);
-        for (const auto& message : messages) prompt.text(message.role + ": " + message.content + "\n");
-        prompt.text("assistant:");
+        transcribe(messages, prompt);
         return prompt.take();
     }
     std::vector<TokenId> end_ids(const Tokenizer& tokenizer) const override {
@@ -217,6 +221,29 @@ public:
     }
     std::vector<TokenId> end_ids(const Tokenizer& tokenizer) const override { return existing(tokenizer, {"<eop>"}); }
     std::string_view name() const override { return "chatglm1"; }
+};
+
+/// Blank-filling models: the conversation is the text, and the answer fills a long blank at its end.
+class Blank final : public ChatTemplate {
+public:
+    Blank(std::string_view name, std::string_view first, std::string_view start) : name_(name), first_(first), start_(start) {}
+
+    std::vector<TokenId> render(std::span<const ChatMessage> messages, const Tokenizer& tokenizer) const override {
+        Prompt prompt(tokenizer);
+        if (!first_.empty()) prompt.special(first_);
+        if (messages.size() == 1) prompt.text(messages[0].content);
+        else transcribe(messages, prompt);
+        prompt.special("[gMASK]");
+        prompt.special(start_);
+        return prompt.take();
+    }
+    std::vector<TokenId> end_ids(const Tokenizer& tokenizer) const override {
+        return existing(tokenizer, {"<|endoftext|>", "</s>", "<|endofpiece|>", "<eop>", "eop"});
+    }
+    std::string_view name() const override { return name_; }
+
+private:
+    std::string_view name_, first_, start_;
 };
 
 /// The system message a ChatML template puts in front by itself: the first "<|im_start|>system\n…<|im_end|>" that stands in
@@ -266,20 +293,37 @@ std::unique_ptr<ChatTemplate> make_glm4_template() { return std::make_unique<Glm
 std::unique_ptr<ChatTemplate> make_glm4_0414_template() { return std::make_unique<Glm4>("glm4-0414", true, true); }
 std::unique_ptr<ChatTemplate> make_glm_edge_template() { return std::make_unique<Glm4>("glm-edge", false, false); }
 
+std::unique_ptr<ChatTemplate> make_glm_template() { return std::make_unique<Blank>("glm", "[CLS]", "<|startofpiece|>"); }
+std::unique_ptr<ChatTemplate> make_glm130b_template() { return std::make_unique<Blank>("glm130b", "", "<sop>"); }
+
+namespace {
+
+std::unique_ptr<ChatTemplate> template_named(std::string_view name) {
+    if (name == "chatglm1") return make_chatglm1_template();
+    if (name == "chatglm2") return make_chatglm2_template();
+    if (name == "chatglm3") return make_chatglm3_template();
+    if (name == "glm4" || name == "chatglm4") return make_glm4_template();
+    if (name == "glm4-0414" || name == "glm4_0414") return make_glm4_0414_template();
+    if (name == "glm-edge") return make_glm_edge_template();
+    if (name == "glm") return make_glm_template();
+    if (name == "glm130b") return make_glm130b_template();
+    if (name == "chatml") return make_chatml_template("");
+    return nullptr;
+}
+
+}  // namespace
+
 std::unique_ptr<ChatTemplate> load_chat_template(const Gguf& file) {
     const auto architecture = file.string("general.architecture", "");
     const auto source = file.string("tokenizer.chat_template", "");
     const auto model = file.string("tokenizer.ggml.model", "");
     auto says = [&](std::string_view mark) { return source.find(mark) != std::string::npos; };
 
-    // Short names may stand where a template would: glmd's own converter writes them, and llama.cpp's does for ChatGLM.
-    if (source == "chatglm1") return make_chatglm1_template();
-    if (source == "chatglm2") return make_chatglm2_template();
-    if (source == "chatglm3") return make_chatglm3_template();
-    if (source == "glm4" || source == "chatglm4") return make_glm4_template();
-    if (source == "glm4-0414") return make_glm4_0414_template();
-    if (source == "glm-edge") return make_glm_edge_template();
-    if (source == "chatml") return make_chatml_template("");
+    // Our converter decides with the whole checkpoint before it, and by what the user said, so its word comes first: GLM-130B has
+    // ChatGLM-6B's tokenizer, by which it would be taken for it. Short names may also stand where a template would: llama.cpp's
+    // converter writes them for ChatGLM.
+    if (auto recorded = template_named(file.string("glmd.chat_template", ""))) return recorded;
+    if (auto named = template_named(source)) return named;
 
     if (says("<|im_start|>")) return make_chatml_template(default_system_of(source));
     if (architecture == "glm4") return make_glm4_0414_template();

@@ -42,9 +42,14 @@ std::unique_ptr<ChatTemplate> make_glm4_0414_template();
 /// GLM-Edge: as GLM-4 without [gMASK]<sop>.
 std::unique_ptr<ChatTemplate> make_glm_edge_template();
 
+/// GLM and GLM-130B, which were never taught to chat: the text, [gMASK] and the token that starts an
+/// answer, for the model to write on at length. A question alone goes in bare; a conversation becomes a transcript ("user: …").
+std::unique_ptr<ChatTemplate> make_glm_template();
+std::unique_ptr<ChatTemplate> make_glm130b_template();
+
 class Gguf;
 
-/// Chooses by the architecture and by marks in the text of tokenizer.chat_template, which is never executed. When the
+/// Takes the name that our converter recorded (glmd.chat_template). Otherwise chooses by the architecture and by marks in the text of tokenizer.chat_template, which is never executed. When the
 /// file gives no hint, messages are written as a plain transcript ("user: …"): such a model completes text.
 std::unique_ptr<ChatTemplate> load_chat_template(const Gguf& file);
 

@@ -25,8 +25,8 @@ LoadedModel load_packed(const std::string& gguf_path, const PackedPaths& paths, 
     const ModelShape shape = shape_of(*l.metadata);
     l.info.parameters = shape.parameters;
     l.precision = options.precision.value_or(default_precision(shape.parameters));
-    const MemoryPlan plan = plan_memory(shape, l.weights->bytes(), {options.context, l.precision == Precision::exact ? KvType::f32 : KvType::f16,
-                                                                    options.prefill_rows, options.batch()});
+    const KvType kv_type = options.kv.value_or(l.precision == Precision::exact ? KvType::f32 : KvType::f16);
+    const MemoryPlan plan = plan_memory(shape, l.weights->bytes(), {options.context, kv_type, options.prefill_rows, options.batch()});
     require_memory(plan, budget);
 
     l.tokenizer = load_tokenizer(*l.metadata);
@@ -74,6 +74,7 @@ LoadedModel load_model(const std::string& gguf_path, const EngineOptions& option
     const auto pack = [&] {
         PackLimits limits{budget, options.context, 0, options.prefill_rows, options.batch()};
         if (options.precision) limits.kv_bytes = *options.precision == Precision::exact ? 4 : 2;
+        if (options.kv) limits.kv_bytes = *options.kv == KvType::f32 ? 4 : 2;
         pack_model_in_child(gguf_path, paths, options.cpu.isa, limits, options.on_pack);
     };
     const auto load = [&](std::unique_ptr<Backend> b) {

@@ -28,9 +28,9 @@ std::vector<TokenId> prompt_for(int vocabulary) {
 
 std::size_t probe(int k, std::size_t vocabulary) { return std::size_t(k) * (vocabulary - 1) / (fingerprint_probes - 1); }
 
-/// look(row, logits) for every row of the prompt.
-template <class Look>
-Fingerprint run(Backend& backend, Model& model, KvPool& pool, Precision precision, const Look& look) {
+/// look(row, logits) for every row of the prompt; passed() after every use of weights that aren't needed soon again.
+template <class Look, class Passed>
+Fingerprint run(Backend& backend, Model& model, KvPool& pool, Precision precision, const Look& look, const Passed& passed) {
     Fingerprint f;
     const int vocabulary = model.config().vocabulary;
     f.ids = prompt_for(vocabulary);
@@ -43,9 +43,11 @@ Fingerprint run(Backend& backend, Model& model, KvPool& pool, Precision precisio
     }
     Step s = buffers.upload(pool, precision);
     model.embed(s);
+    passed();
     for (int l = 0; l < model.config().layers; ++l) {
         model.keys(s, l);
         model.rest(s, l);
+        passed();
     }
     s.logit_count = 1;
     std::vector<float> row(static_cast<std::size_t>(vocabulary));
@@ -64,6 +66,7 @@ Fingerprint run(Backend& backend, Model& model, KvPool& pool, Precision precisio
         for (int k = 0; k < fingerprint_probes; ++k) f.logits.push_back(row[probe(k, row.size())]);
         look(i, row);
     }
+    passed();
     return f;
 }
 
@@ -76,7 +79,7 @@ Fingerprint make_fingerprint(Backend& backend, const Gguf& metadata, const Packe
     const auto tokenizer = load_tokenizer(metadata);
     const auto pool = backend.make_kv_pool({config.layers, config.kv_heads, config.head_dim, KvType::f32}, 1);
     const auto model = family->load({backend, metadata, weights, *tokenizer, std::min(config.trained_context, kv_block_tokens), fingerprint_ids, 1});
-    return run(backend, *model, *pool, Precision::exact, [](int, const std::vector<float>&) {});
+    return run(backend, *model, *pool, Precision::exact, [](int, const std::vector<float>&) {}, [&] { weights.release(); });
 }
 
 std::optional<Fingerprint> recorded_fingerprint(const Gguf& m) {
@@ -127,7 +130,7 @@ SelfTest run_self_test(LoadedModel& m) {
             // The recorded best id may have lost to another, but only by rounding.
             const double lost = (*std::max_element(row.begin(), row.end()) - row[best]) / std::max(recorded->spread[i], 1e-20f);
             if (exact) result.difference = std::max(result.difference, lost);
-        });
+        }, [] {});  // a model that is about to serve keeps its weights
         if (recorded) {
             if (now.ids != recorded->ids) throw ModelError("its recorded fingerprint is of another vocabulary");
             for (std::size_t i = 0; i < now.logits.size(); ++i) {

@@ -26,7 +26,8 @@ struct Fingerprint {
     std::vector<float> spread, logits;
 };
 
-/// In exact precision. Model, pool and tables are made for this and let go; nothing is kept. ModelError, also for logits that
+/// In exact precision. Model, pool and tables are made for this and let go; nothing is kept, and no more than a layer of the
+/// weights is in memory at a time: a machine converts models that it couldn't run. ModelError, also for logits that
 /// aren't finite.
 Fingerprint make_fingerprint(Backend& backend, const Gguf& metadata, const PackedFile& weights);
 

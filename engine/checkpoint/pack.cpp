@@ -288,7 +288,7 @@ void pack_model(const std::string& gguf_path, const PackedPaths& paths, Backend&
     const std::size_t available = available_memory();
     if (!fingerprint && (available == 0 || size < available)) {
         const PackedFile packed(out.temporary_path());
-        fingerprint = make_fingerprint(backend, file, packed);
+        fingerprint = make_fingerprint(backend, file, packed);  // layer by layer, as the peak of memory is promised
     }
     write_metadata(file, paths.metadata, fingerprint ? &*fingerprint : nullptr);
     out.finish();  // last: the weights' presence says that both files are whole
@@ -340,6 +340,8 @@ PackedFile::PackedFile(const std::string& path) {
         entries_[r.name] = {r.vector != 0, {static_cast<PackFormat>(r.format), r.rows, r.cols, data_ + r.offset, r.bytes}};
     }
 }
+
+void PackedFile::release() const { release_pages({data_, bytes_}); }
 
 PackedFile::~PackedFile() {
     if (data_) ::munmap(const_cast<std::byte*>(data_), bytes_);

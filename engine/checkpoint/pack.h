@@ -42,6 +42,8 @@ public:
     Vector vector(const std::string& name, std::int64_t size) const;
     std::int64_t rows(const std::string& name) const;  // of a matrix kept in one part; ModelError when absent
     std::size_t bytes() const { return bytes_; }
+    /// Says that the weights won't be needed soon: they leave this process's memory, not the page cache.
+    void release() const;
 
 private:
     struct Entry {

@@ -15,6 +15,7 @@
 #include "engine/checkpoint/mapped_file.h"
 #include "engine/checkpoint/safetensors.h"
 #include "engine/loaded_model.h"
+#include "engine/step_buffers.h"
 
 namespace glmd::golden {
 
@@ -28,6 +29,8 @@ struct Source {
     std::string config = "";        // for checkpoints without one
     std::string tokenizer = "";     // folder, for those without one
 };
+
+inline std::string name_of(const Source& s) { return s.family + "/" + s.model + (s.prefix.empty() ? "" : "+" + s.prefix); }
 
 /// A folder of its own, gone at the end.
 struct Folder {
@@ -83,6 +86,73 @@ inline std::string converted(const Source& s, OutputType type, const Folder& fol
     convert_checkpoint(convert);
     return convert.output;
 }
+
+inline TokenId best_of(const std::vector<float>& row) { return static_cast<TokenId>(std::max_element(row.begin(), row.end()) - row.begin()); }
+
+/// Several sequences in each step, by hand: unlike the engine's, its steps hold whole prompts of every kind side by side.
+class Batch {
+public:
+    Batch(LoadedModel& model, const std::vector<std::vector<TokenId>>& prompts) : model_(model) {
+        int rows = 0, blocks = 0;
+        per_sequence_ = (model.info.context + kv_block_tokens - 1) / kv_block_tokens;
+        for (const auto& p : prompts) {
+            Sequence s{model.model->layout(p), {}, 0};
+            for (int i = 0; i < per_sequence_; ++i) s.blocks.push_back(blocks++);
+            rows += static_cast<int>(p.size());
+            sequences_.push_back(std::move(s));
+        }
+        REQUIRE(blocks <= model.pool->blocks());
+        buffers_ = std::make_unique<StepBuffers>(*model.backend, rows, int(prompts.size()), per_sequence_);
+    }
+    std::vector<int> bidirectional() const {
+        std::vector<int> all;
+        for (const Sequence& s : sequences_) all.push_back(s.layout.bidirectional);
+        return all;
+    }
+    /// One step: more ids of each sequence (none: it sits this one out); the logits of each one's last.
+    std::vector<std::vector<float>> feed(const std::vector<std::vector<TokenId>>& ids) {
+        buffers_->clear();
+        for (std::size_t i = 0; i < ids.size(); ++i) {
+            Sequence& s = sequences_[i];
+            if (ids[i].empty()) continue;
+            const int sequence = buffers_->add_sequence(s.blocks, s.layout.bidirectional);
+            const int prompt = static_cast<int>(s.layout.positions.size());
+            for (const TokenId id : ids[i]) {
+                const int last = std::min(s.tokens, prompt - 1), after = s.tokens - last;
+                buffers_->add_row(id, s.layout.positions[last] + after * s.layout.position_step,
+                                  s.layout.block_positions[last] + after * s.layout.block_step, s.tokens++, sequence);
+            }
+            buffers_->logit_rows.push_back(static_cast<std::int32_t>(buffers_->ids.size()) - 1);
+        }
+        const std::size_t vocabulary = model_.info.vocabulary;
+        std::vector<float> all(buffers_->logit_rows.size() * vocabulary);
+        if (!all.empty()) {
+            const Step step = buffers_->upload(*model_.pool, model_.precision);
+            model_.model->embed(step);
+            for (int l = 0; l < model_.info.layers; ++l) {
+                model_.model->keys(step, l);
+                model_.model->rest(step, l);
+            }
+            model_.backend->download(all.data(), model_.model->logits(step).data, all.size() * sizeof(float));
+        }
+        std::vector<std::vector<float>> rows(ids.size());
+        std::size_t at = 0;
+        for (std::size_t i = 0; i < ids.size(); ++i)
+            if (!ids[i].empty()) rows[i].assign(all.begin() + at * vocabulary, all.begin() + (at + 1) * vocabulary), ++at;
+        return rows;
+    }
+
+private:
+    struct Sequence {
+        PromptLayout layout;
+        std::vector<std::int32_t> blocks;
+        int tokens;
+    };
+    LoadedModel& model_;
+    int per_sequence_ = 0;
+    std::vector<Sequence> sequences_;
+    std::unique_ptr<StepBuffers> buffers_;
+};
 
 inline bool golden_is_there() {
     if (std::getenv("GLMD_GOLDEN")) return true;

@@ -102,7 +102,7 @@ public:
         return out;
     }
     std::vector<std::string> names = {"[gMASK]", "<sop>", "sop", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>",
-                                      "<|im_start|>", "<|im_end|>", "<|endoftext|>", "</s>", "<eop>"};
+                                      "<|im_start|>", "<|im_end|>", "<|endoftext|>", "</s>", "<eop>", "[CLS]", "<|startofpiece|>"};
 };
 
 std::string shown(const ChatTemplate& chat, const std::vector<ChatMessage>& messages) {
@@ -129,6 +129,9 @@ TEST_CASE("conversations are written the way each family wants them", "[chat]") 
     CHECK(shown(*make_chatglm2_template(), talk) == "[gMASK]sop[Round 1]\n\n问：q1\n\n答：a1\n\n[Round 2]\n\n问：s\nq2\n\n答：");
     CHECK(shown(*make_chatglm1_template(), talk) == "[Round 0]\n问：q1\n答：a1\n[Round 1]\n问：s\nq2\n答：[gMASK]<sop>");
     CHECK(shown(*make_chatglm1_template(), {{"user", "q"}}) == "q[gMASK]<sop>");
+    CHECK(shown(*make_glm_template(), {{"user", "q"}}) == "[CLS]q[gMASK]<|startofpiece|>");
+    CHECK(shown(*make_glm130b_template(), {{"user", "q"}}) == "q[gMASK]<sop>");
+    CHECK(shown(*make_glm130b_template(), talk) == "user: q1\nassistant: a1\nsystem: s\nuser: q2\nassistant:[gMASK]<sop>");
     Letters letters;
     CHECK(make_glm4_template()->end_ids(letters).size() == 3);
     letters.names = {};

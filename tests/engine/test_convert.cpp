@@ -384,6 +384,17 @@ TEST_CASE("GLM-130B: whole and split checkpoints give the same file") {
         }
         REQUIRE(content(s.file("sat_mp1")) == content(s.file("sat_mp2")));
     }
+    {
+        // Its tokenizer is ChatGLM-6B's, its way to be asked isn't.
+        const Gguf f(s.file("sat_mp1"));
+        const auto chat = load_chat_template(f);
+        REQUIRE(chat->name() == "glm130b");
+        const auto tokenizer = load_tokenizer(f);
+        const auto ids = chat->render(std::vector<ChatMessage>{{"user", "a"}}, *tokenizer);
+        REQUIRE(ids.size() > 2);
+        REQUIRE(ids[ids.size() - 2] == f.integer("glmd.token.gmask"));
+        REQUIRE(ids.back() == f.integer("glmd.token.sop"));
+    }
     convert_checkpoint([&] {
         auto o = options(g + "/glm130b/sat_mp2", s.file("x.gguf"), OutputType::f32);
         o.config = g + "/glm130b/model_config.json";
@@ -445,10 +456,24 @@ TEST_CASE("what kind of chat each checkpoint speaks, and when it ends") {
         const Gguf f(s.file("x.gguf"));
         REQUIRE(f.string("general.architecture") == e.architecture);
         REQUIRE(f.string("glmd.chat_template") == e.chat);
+        const std::string spoken(load_chat_template(f)->name());
+        REQUIRE(spoken == (std::string(e.chat) == "glm4_0414" ? "glm4-0414" : e.chat));
         REQUIRE(f.string("tokenizer.ggml.pre") == e.pre);
         REQUIRE(f.numbers("glmd.end_ids") == e.ends);
         REQUIRE(static_cast<std::int64_t>(f.strings("tokenizer.ggml.tokens").size()) == f.integer("glmd.vocabulary"));
     }
+}
+
+TEST_CASE("a chat format that the user names is kept, whatever template the checkpoint brings") {
+    const auto g = golden();
+    if (g.empty()) return;
+    const Scratch s;
+    auto o = options(g + "/glm4_hf/model", s.file("x.gguf"), OutputType::f16);
+    o.chat_template = "glm-edge";
+    convert_checkpoint(o);
+    const Gguf f(s.file("x.gguf"));
+    REQUIRE(f.string("tokenizer.chat_template").find("[gMASK]") != std::string::npos);
+    REQUIRE(load_chat_template(f)->name() == "glm-edge");
 }
 
 TEST_CASE("converted tokenizers give the recorded ids") {
