@@ -107,10 +107,10 @@ std::vector<std::vector<TokenId>> prompts_of(const json::value& file) {
 
 /// Every prompt of the source in one step, whatever its length and whether it sees itself in both directions, and then some
 /// steps of one token each: the very bits that each prompt gets alone.
-void check_mixed_batch(const Source& s, Precision precision) {
+void check_mixed_batch(const Source& s, Precision precision, const std::string& isa) {
     const fs::path golden = std::getenv("GLMD_GOLDEN");
     const Folder folder;
-    EngineOptions o = options(folder.path, precision, {});
+    EngineOptions o = options(folder.path, precision, isa);
     o.max_sequences = 1024;  // rows: all prompts at once
     o.kv_bytes = std::size_t{64} << 20;
     LoadedModel model = load_model(converted(s, OutputType::as_source, folder), o);
@@ -143,10 +143,10 @@ void check_mixed_batch(const Source& s, Precision precision) {
             if (alone[p].size() > std::size_t(i + 1)) next[p] = {best_of(alone[p][i])};
         }
     }
-    INFO(name_of(s) << " " << name(precision));
+    INFO(name_of(s) << " " << isa << " " << name(precision));
     CHECK(compared > int(prompts.size()));
     CHECK(different == 0);
-    std::cout << name_of(s) << ", " << name(precision) << ": " << prompts.size() << " prompts in one batch, " << both_directions
+    std::cout << name_of(s) << ", " << name(precision) << " on " << isa << ": " << prompts.size() << " prompts in one batch, " << both_directions
               << " seen in both directions, " << different << " of " << compared << " rows unlike those alone\n";
 }
 
@@ -296,7 +296,8 @@ TEST_CASE("golden: what int8 and int4 do to the next-token distributions of ever
 TEST_CASE("golden: batches that mix lengths and masks give the same bits as one by one, on every family") {
     if (!golden_is_there()) return;
     for (const Source& s : sources)
-        for (const Precision precision : {Precision::exact, Precision::fine, Precision::fast}) check_mixed_batch(s, precision);
+        for (const std::string& isa : cpu_instruction_sets())
+            for (const Precision precision : {Precision::exact, Precision::fine, Precision::fast}) check_mixed_batch(s, precision, isa);
 }
 
 TEST_CASE("golden: upstream's padded batches") {
