@@ -153,11 +153,11 @@ void print(const Upstream& u, std::ostream& out) {
 MemoryPlan plan_for(const ModelShape& shape, std::size_t weights, const ModelOptions& options) {
     MemoryRequest request;
     request.context = options.context;
-    if (!options.kv.empty()) request.kv = options.kv == "f32" ? KvType::f32 : KvType::f16;
+    if (!options.kv.empty()) request.kv = options.kv == "f32" ? KvType::f32 : options.kv == "int8" ? KvType::i8 : KvType::f16;
     return plan_memory(shape, weights, request);
 }
 
-const char* kv_name(const MemoryPlan& p) { return p.kv_shape.type == KvType::f32 ? "f32" : "f16"; }
+const char* kv_name(const MemoryPlan& p) { return name(p.kv_shape.type); }
 
 json::object to_json(const MemoryPlan& p) {
     return {{"weights", p.weights}, {"kv", p.kv}, {"kv_type", kv_name(p)}, {"context", p.context}, {"workspace", p.workspace},

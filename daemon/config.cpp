@@ -48,6 +48,14 @@ std::optional<Precision> parse_precision(const std::string& text, const std::str
     throw ConfigError(where + ": precision must be \"auto\", \"exact\", \"fine\" or \"fast\", not \"" + text + "\"");
 }
 
+std::optional<KvType> parse_kv_type(const std::string& text, const std::string& where) {
+    if (text == "auto") return std::nullopt;
+    for (const KvType type : {KvType::f32, KvType::f16, KvType::i8}) {
+        if (text == name(type)) return type;
+    }
+    throw ConfigError(where + ": kv_type must be \"auto\", \"f32\", \"f16\" or \"int8\", not \"" + text + "\"");
+}
+
 std::string read_text(const std::string& path) {
     std::ifstream in(path, std::ios::binary);
     if (!in) throw ConfigError(path + ": can't be read");
@@ -165,6 +173,9 @@ void apply_toml(Config& config, std::string_view text, const std::string& where)
         {"engine.prefill_rows", integer(config.engine.prefill_rows)},
         {"engine.kv_bytes", bytes(config.engine.kv_bytes)},
         {"engine.memory_budget", bytes(config.engine.memory_budget)},
+        {"engine.kv_type", [&](const toml::node& node, const std::string& at) {
+             config.engine.kv = parse_kv_type(node.value_exact<std::string>().value_or(""), at);
+         }},
         {"engine.precision", [&](const toml::node& node, const std::string& at) {
              config.engine.precision = parse_precision(node.value_exact<std::string>().value_or(""), at);
          }},

@@ -32,7 +32,7 @@ struct EngineOptions {
     std::size_t memory_budget = 0;  // bytes for weights, KV and workspace; 0: MemAvailable
     /// Unset: fine below 2 billion parameters, whose answers int8 activations visibly hurt; fast above.
     std::optional<Precision> precision;
-    std::optional<KvType> kv;     // unset: f32 in exact precision, else f16
+    std::optional<KvType> kv;     // unset: f32 in exact precision, else f16; i8 halves it again
     CpuOptions cpu;
     /// Compare the model's answer to a few ids with its recorded fingerprint before it is used (engine/self_test.h).
     bool self_test = true;

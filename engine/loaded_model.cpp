@@ -74,7 +74,7 @@ LoadedModel load_model(const std::string& gguf_path, const EngineOptions& option
     const auto pack = [&] {
         PackLimits limits{budget, options.context, 0, options.prefill_rows, options.batch()};
         if (options.precision) limits.kv_bytes = *options.precision == Precision::exact ? 4 : 2;
-        if (options.kv) limits.kv_bytes = *options.kv == KvType::f32 ? 4 : 2;
+        if (options.kv) limits.kv_bytes = *options.kv == KvType::f32 ? 4 : *options.kv == KvType::f16 ? 2 : 1;
         pack_model_in_child(gguf_path, paths, options.cpu.isa, limits, options.on_pack);
     };
     const auto load = [&](std::unique_ptr<Backend> b) {

@@ -18,7 +18,9 @@ namespace glmd {
 /// (two int8 terms, twice the arithmetic of fast, the same memory traffic), fast to int8.
 enum class Precision : std::uint8_t { exact, fine, fast };
 constexpr const char* name(Precision p) { return p == Precision::exact ? "exact" : p == Precision::fine ? "fine" : "fast"; }
-enum class KvType : std::uint8_t { f32, f16 };
+/// i8: 8-bit numbers with a scale per token and KV head, for keys and for values.
+enum class KvType : std::uint8_t { f32, f16, i8 };
+constexpr const char* name(KvType t) { return t == KvType::f32 ? "f32" : t == KvType::f16 ? "f16" : "int8"; }
 
 /// Tokens per KV block. Attention sums in blocks of this size at absolute slots, which is what makes it independent of chunking.
 inline constexpr int kv_block_tokens = 32;
@@ -30,7 +32,12 @@ struct KvShape {
     KvType type = KvType::f16;
     /// Bytes of one block of kv_block_tokens tokens over all layers, keys and values.
     std::size_t block_bytes() const {
-        return std::size_t(2) * layers * kv_heads * head_dim * kv_block_tokens * (type == KvType::f32 ? 4 : 2);
+        return std::size_t(2) * layers * kv_heads * token_bytes() * kv_block_tokens;
+    }
+    /// Bytes of one head's key (or value) of one token, its scale included.
+    std::size_t token_bytes() const {
+        const auto n = std::size_t(head_dim);
+        return type == KvType::f32 ? 4 * n : type == KvType::f16 ? 2 * n : n + sizeof(float);
     }
 };
 

@@ -237,7 +237,7 @@ void pack_model(const std::string& gguf_path, const PackedPaths& paths, Backend&
     const std::size_t size = packed_file_bytes(file, backend);
     if (limits.memory > 0) {
         MemoryRequest request{limits.context, {}, limits.prefill_rows, limits.max_sequences};
-        if (limits.kv_bytes > 0) request.kv = limits.kv_bytes == 4 ? KvType::f32 : KvType::f16;
+        if (limits.kv_bytes > 0) request.kv = limits.kv_bytes == 4 ? KvType::f32 : limits.kv_bytes == 1 ? KvType::i8 : KvType::f16;
         require_memory(plan_memory(shape_of(file), size, request), limits.memory);
     }
 

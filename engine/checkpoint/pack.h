@@ -71,7 +71,7 @@ std::size_t packed_file_bytes(const Gguf& file, const Backend& backend);
 struct PackLimits {
     std::size_t memory = 0;
     int context = 0;
-    int kv_bytes = 0;  // of one number: 4, 2, or 0 for the default
+    int kv_bytes = 0;  // of one number: 4, 2, 1, or 0 for the default
     int prefill_rows = 1, max_sequences = 1;
 };
 

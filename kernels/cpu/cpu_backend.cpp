@@ -65,15 +65,15 @@ private:
     Memory memory_;
 };
 
-/// [layer][block][K then V][kv_head]; then keys are [head_dim][32 slots] and values [32 slots][head_dim].
+/// [layer][block][K then V][kv_head]; then keys are [head_dim][32 slots] and values [32 slots][head_dim], in 8 bits each
+/// followed by [32 slots] float scales.
 class CpuKvPool : public KvPool {
 public:
     CpuKvPool(KvShape shape, int blocks) : shape_(shape), blocks_(blocks), memory_(shape.block_bytes() * std::size_t(blocks)) {}
     KvShape shape() const override { return shape_; }
     int blocks() const override { return blocks_; }
 
-    std::size_t element_bytes() const { return shape_.type == KvType::f32 ? 4 : 2; }
-    std::size_t head_bytes() const { return element_bytes() * std::size_t(shape_.head_dim) * kv_block_tokens; }
+    std::size_t head_bytes() const { return shape_.token_bytes() * kv_block_tokens; }
     /// One block of one layer, keys and values: the distance between blocks.
     std::size_t stride() const { return 2 * std::size_t(shape_.kv_heads) * head_bytes(); }
     std::byte* block(int layer, int block) const {
@@ -279,6 +279,11 @@ public:
                 if (shape.type == KvType::f32) {
                     write_head(reinterpret_cast<float*>(pool.keys(layer, block, h)),
                                reinterpret_cast<float*>(pool.values(layer, block, h)), slot, key, value, shape.head_dim);
+                } else if (shape.type == KvType::i8) {
+                    write_bytes(reinterpret_cast<std::int8_t*>(pool.keys(layer, block, h)) + slot, kv_block_tokens, slot, key, shape.head_dim,
+                                pool.keys(layer, block, h));
+                    write_bytes(reinterpret_cast<std::int8_t*>(pool.values(layer, block, h)) + slot * shape.head_dim, 1, slot, value, shape.head_dim,
+                                pool.values(layer, block, h));
                 } else {
                     std::uint16_t halves[256];
                     auto* k = reinterpret_cast<std::uint16_t*>(pool.keys(layer, block, h));
@@ -459,6 +464,15 @@ private:
     static void write_head(T* keys, T* values, int slot, const float* key, const float* value, int head_dim) {
         for (int d = 0; d < head_dim; ++d) keys[d * kv_block_tokens + slot] = key[d];
         for (int d = 0; d < head_dim; ++d) values[slot * head_dim + d] = value[d];
+    }
+
+    /// One token in 8 bits, its numbers `stride` apart from `out` on; its scale goes behind the head's block, which begins at `head`.
+    static void write_bytes(std::int8_t* out, int stride, int slot, const float* x, int head_dim, std::byte* head) {
+        float largest = 0;
+        for (int d = 0; d < head_dim; ++d) largest = std::max(largest, std::abs(x[d]));
+        const float scale = largest / 127, inverse = largest > 0 ? 127 / largest : 0;
+        for (int d = 0; d < head_dim; ++d) out[d * stride] = static_cast<std::int8_t>(std::lrint(std::clamp(x[d] * inverse, -127.0f, 127.0f)));
+        std::memcpy(head + std::size_t(head_dim) * kv_block_tokens + std::size_t(slot) * sizeof(float), &scale, sizeof scale);
     }
 
     /// The best k so far are kept sorted; after the first few hundred columns almost nothing gets in.

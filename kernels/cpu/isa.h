@@ -55,7 +55,7 @@ struct AttentionArgs {
     std::int64_t row_stride;
     float scale;
     KvType type;
-    const std::byte* keys;      // block 0 of this layer and KV head; a block is [head_dim][32 slots]
+    const std::byte* keys;      // block 0 of this layer and KV head; a block is [head_dim][32 slots]; i8: and [32 slots] float scales
     const std::byte* values;    // likewise; a block is [32 slots][head_dim]
     std::size_t block_stride;   // bytes from a block to the next
     const std::int32_t* blocks; // this sequence's block table

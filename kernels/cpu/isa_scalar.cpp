@@ -116,7 +116,11 @@ void linear_quantized(const LinearArgs& a) {
     else linear_rows<false>(a);
 }
 
-float element(const AttentionArgs& a, const std::byte* base, std::size_t index) {
+float element(const AttentionArgs& a, const std::byte* base, std::size_t index, int slot) {
+    if (a.type == KvType::i8) {
+        const auto* scales = reinterpret_cast<const float*>(base + std::size_t(a.head_dim) * 32);
+        return float(reinterpret_cast<const std::int8_t*>(base)[index]) * scales[slot];
+    }
     return a.type == KvType::f16 ? half_to_float(reinterpret_cast<const std::uint16_t*>(base)[index])
                                  : reinterpret_cast<const float*>(base)[index];
 }
@@ -124,13 +128,14 @@ float element(const AttentionArgs& a, const std::byte* base, std::size_t index) 
 float key_at(const AttentionArgs& a, int j, int d) {
     if (j < a.prefix_tokens) return a.prefix_keys[j * a.prefix_stride + d];
     j -= a.prefix_tokens;
-    return element(a, a.keys + std::size_t(a.blocks[j / 32]) * a.block_stride, std::size_t(d) * 32 + std::size_t(j % 32));
+    return element(a, a.keys + std::size_t(a.blocks[j / 32]) * a.block_stride, std::size_t(d) * 32 + std::size_t(j % 32), j % 32);
 }
 
 float value_at(const AttentionArgs& a, int j, int d) {
     if (j < a.prefix_tokens) return a.prefix_values[j * a.prefix_stride + d];
     j -= a.prefix_tokens;
-    return element(a, a.values + std::size_t(a.blocks[j / 32]) * a.block_stride, std::size_t(j % 32) * std::size_t(a.head_dim) + std::size_t(d));
+    return element(a, a.values + std::size_t(a.blocks[j / 32]) * a.block_stride, std::size_t(j % 32) * std::size_t(a.head_dim) + std::size_t(d),
+                   j % 32);
 }
 
 float score(const AttentionArgs& a, const float* q, int j) {

@@ -104,8 +104,15 @@ TEST_CASE("demo model: perplexity over the GPL") {
     const json::value reference = json::parse(slurp(data + "/exact.json"));
     const double exact = reference.at("perplexity_exact").to_number<double>();
     const std::string text = slurp("/usr/share/common-licenses/GPL-3").substr(0, 20480);
-    for (const Precision precision : {Precision::exact, Precision::fine, Precision::fast}) {
-        const EngineOptions o = options(precision);
+    struct Run {
+        Precision precision;
+        KvType kv;
+        double tolerance;
+    };
+    for (const Run& r : {Run{Precision::exact, KvType::f32, 0.001}, Run{Precision::exact, KvType::i8, 0.002}, Run{Precision::fine, KvType::f16, 0.002},
+                         Run{Precision::fast, KvType::f16, 0.015}}) {
+        EngineOptions o = options(r.precision);
+        o.kv = r.kv;
         LoadedModel model = load_model(path, o);
         const auto ids = model.tokenizer->encode(text, Specials::as_text);
         REQUIRE(ids.size() >= 8 * 512);
@@ -125,8 +132,8 @@ TEST_CASE("demo model: perplexity over the GPL") {
             }
         }
         const double perplexity = std::exp(sum / scored);
-        std::cout << name(precision) << ": perplexity " << perplexity << "\n";
-        CHECK(perplexity == Approx(exact).epsilon(precision == Precision::exact ? 0.001 : precision == Precision::fine ? 0.002 : 0.015));
+        std::cout << name(r.precision) << ", " << name(r.kv) << " KV: perplexity " << perplexity << "\n";
+        CHECK(perplexity == Approx(exact).epsilon(r.tolerance));
     }
 }
 

@@ -109,11 +109,12 @@ TEST_CASE("attention on every instruction set") {
     for (const std::string& isa : cpu_instruction_sets()) {
         const auto cpu = backend(isa);
         for (Setup s : setups) {
-            for (KvType type : {KvType::f32, KvType::f16}) {
-                INFO(isa << " " << s.heads << " heads " << s.head_dim << (type == KvType::f16 ? " f16" : " f32"));
+            for (KvType type : {KvType::f32, KvType::f16, KvType::i8}) {
+                INFO(isa << " " << s.heads << " heads " << s.head_dim << " " << name(type));
                 s.type = type;
                 Case c(s);
-                CHECK(difference(c.run(*cpu, s.tokens), c.reference()) < (type == KvType::f16 ? 3e-3 : 1e-5));
+                CHECK(difference(c.run(*cpu, s.tokens), c.reference()) < (type == KvType::i8 ? 5e-2 : type == KvType::f16 ? 3e-3 : 1e-5));
+                if (type == KvType::i8) CHECK(difference(c.run(*cpu, s.tokens), c.run(*backend("scalar"), s.tokens)) < 1e-5);
             }
         }
     }
@@ -123,14 +124,17 @@ TEST_CASE("attention doesn't depend on chunks, blocks or threads") {
     for (const std::string& isa : cpu_instruction_sets()) {
         for (Setup s : setups) {
             INFO(isa << " " << s.heads << " heads " << s.head_dim);
-            s.type = KvType::f16;
-            Case c(s);
             const auto two = backend(isa, 2), three = backend(isa, 3), one = backend(isa, 1);
-            const Floats whole = c.run(*two, s.tokens);
-            for (int chunk : {1, 5, 32, 33}) CHECK(same_bits(c.run(*one, chunk), whole));
-            CHECK(same_bits(c.run(*three, 7), whole));
-            s.shuffled = false;
-            CHECK(same_bits(Case(s).run(*two, 16), whole));
+            for (KvType type : {KvType::f16, KvType::i8}) {
+                s.type = type;
+                s.shuffled = true;
+                Case c(s);
+                const Floats whole = c.run(*two, s.tokens);
+                for (int chunk : {1, 5, 32, 33}) CHECK(same_bits(c.run(*one, chunk), whole));
+                CHECK(same_bits(c.run(*three, 7), whole));
+                s.shuffled = false;
+                CHECK(same_bits(Case(s).run(*two, 16), whole));
+            }
         }
     }
 }
@@ -140,17 +144,19 @@ TEST_CASE("what lies behind the visible keys contributes nothing, not even NaN")
         INFO(isa);
         const auto cpu = backend(isa);
         Case c({4, 2, 32, 20});
-        const auto pool = cpu->make_kv_pool({1, 2, 32, KvType::f32}, 4);
-        Floats clean(c.q.size()), dirty(c.q.size());
-        for (Floats* out : {&clean, &dirty}) {
-            if (out == &dirty) {
-                std::vector<std::byte> noise(pool->shape().block_bytes(), std::byte(0xff));
-                for (int b = 0; b < 4; ++b) cpu->kv_import(*pool, b, noise);
+        for (KvType type : {KvType::f32, KvType::i8}) {
+            const auto pool = cpu->make_kv_pool({1, 2, 32, type}, 4);
+            Floats clean(c.q.size()), dirty(c.q.size());
+            for (Floats* out : {&clean, &dirty}) {
+                if (out == &dirty) {
+                    std::vector<std::byte> noise(pool->shape().block_bytes(), std::byte(0xff));
+                    for (int b = 0; b < 4; ++b) cpu->kv_import(*pool, b, noise);
+                }
+                cpu->kv_write(*pool, 0, activations(c.k, 64), activations(c.v, 64), c.step(0, 20));
+                cpu->attention(activations(*out, 128), activations(c.q, 128), *pool, 0, c.step(0, 20), 0.3f, {});
             }
-            cpu->kv_write(*pool, 0, activations(c.k, 64), activations(c.v, 64), c.step(0, 20));
-            cpu->attention(activations(*out, 128), activations(c.q, 128), *pool, 0, c.step(0, 20), 0.3f, {});
+            CHECK(same_bits(clean, dirty));
         }
-        CHECK(same_bits(clean, dirty));
     }
 }
 
