@@ -153,21 +153,19 @@ void print(const Upstream& u, std::ostream& out) {
 MemoryPlan plan_for(const ModelShape& shape, std::size_t weights, const ModelOptions& options) {
     MemoryRequest request;
     request.context = options.context;
-    if (!options.kv.empty()) request.kv = options.kv == "f32" ? KvType::f32 : options.kv == "int8" ? KvType::i8 : KvType::f16;
+    request.kv = kv_type_named(options.kv);  // empty: the default
     return plan_memory(shape, weights, request);
 }
 
-const char* kv_name(const MemoryPlan& p) { return name(p.kv_shape.type); }
-
 json::object to_json(const MemoryPlan& p) {
-    return {{"weights", p.weights}, {"kv", p.kv}, {"kv_type", kv_name(p)}, {"context", p.context}, {"workspace", p.workspace},
+    return {{"weights", p.weights}, {"kv", p.kv}, {"kv_type", name(p.kv_shape.type)}, {"context", p.context}, {"workspace", p.workspace},
             {"total", p.total()}, {"available", available_memory()}};
 }
 
 void print(const MemoryPlan& p, const std::string& type, const Terminal& terminal) {
     const auto row = [&](const char* key, const std::string& value) { std::cout << pad(key, 14) << value << '\n'; };
     row("weights", gigabytes(p.weights) + (type.empty() ? "" : " as " + type));
-    row("KV cache", gigabytes(p.kv) + " for " + std::to_string(p.context) + " tokens in " + kv_name(p));
+    row("KV cache", gigabytes(p.kv) + " for " + std::to_string(p.context) + " tokens in " + name(p.kv_shape.type));
     row("workspace", gigabytes(p.workspace));
     const std::size_t available = available_memory();
     row("together", gigabytes(p.total()));

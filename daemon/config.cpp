@@ -50,9 +50,7 @@ std::optional<Precision> parse_precision(const std::string& text, const std::str
 
 std::optional<KvType> parse_kv_type(const std::string& text, const std::string& where) {
     if (text == "auto") return std::nullopt;
-    for (const KvType type : {KvType::f32, KvType::f16, KvType::i8}) {
-        if (text == name(type)) return type;
-    }
+    if (const auto type = kv_type_named(text)) return type;
     throw ConfigError(where + ": kv_type must be \"auto\", \"f32\", \"f16\" or \"int8\", not \"" + text + "\"");
 }
 

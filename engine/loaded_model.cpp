@@ -25,7 +25,7 @@ LoadedModel load_packed(const std::string& gguf_path, const PackedPaths& paths, 
     const ModelShape shape = shape_of(*l.metadata);
     l.info.parameters = shape.parameters;
     l.precision = options.precision.value_or(default_precision(shape.parameters));
-    const KvType kv_type = options.kv.value_or(l.precision == Precision::exact ? KvType::f32 : KvType::f16);
+    const KvType kv_type = options.kv.value_or(default_kv_type(l.precision));
     const MemoryPlan plan = plan_memory(shape, l.weights->bytes(), {options.context, kv_type, options.prefill_rows, options.batch()});
     require_memory(plan, budget);
 
@@ -72,9 +72,8 @@ LoadedModel load_model(const std::string& gguf_path, const EngineOptions& option
     const PackedPaths paths = packed_paths(gguf_path, options.cache_directory, *backend);
     const std::size_t budget = options.memory_budget ? options.memory_budget : available_memory();
     const auto pack = [&] {
-        PackLimits limits{budget, options.context, 0, options.prefill_rows, options.batch()};
-        if (options.precision) limits.kv_bytes = *options.precision == Precision::exact ? 4 : 2;
-        if (options.kv) limits.kv_bytes = *options.kv == KvType::f32 ? 4 : *options.kv == KvType::f16 ? 2 : 1;
+        PackLimits limits{budget, options.context, options.kv, options.prefill_rows, options.batch()};
+        if (!limits.kv && options.precision) limits.kv = default_kv_type(*options.precision);
         pack_model_in_child(gguf_path, paths, options.cpu.isa, limits, options.on_pack);
     };
     const auto load = [&](std::unique_ptr<Backend> b) {

@@ -187,7 +187,7 @@ MemoryPlan plan_memory(const ModelShape& s, std::size_t weights, const MemoryReq
     MemoryPlan p;
     p.weights = weights;
     p.context = std::min(request.context > 0 ? request.context : std::min(s.trained_context, 8192), s.trained_context);
-    const KvType type = request.kv.value_or(default_precision(s.parameters) == Precision::exact ? KvType::f32 : KvType::f16);
+    const KvType type = request.kv.value_or(default_kv_type(default_precision(s.parameters)));
     p.kv_shape = {s.layers, s.kv_heads, s.head_dim, type};
     const std::size_t blocks = std::size_t(p.context + kv_block_tokens - 1) / kv_block_tokens;
     p.kv = p.kv_shape.block_bytes() * blocks;

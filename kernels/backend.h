@@ -7,7 +7,9 @@
 // rows of a batch nor on how a prompt was cut into chunks; attention reads KV through block tables; ids, positions and
 // tables are backend buffers filled once per step, and no operation needs their values on the host.
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "kernels/tensor.h"
@@ -21,6 +23,13 @@ constexpr const char* name(Precision p) { return p == Precision::exact ? "exact"
 /// i8: 8-bit numbers with a scale per token and KV head, for keys and for values.
 enum class KvType : std::uint8_t { f32, f16, i8 };
 constexpr const char* name(KvType t) { return t == KvType::f32 ? "f32" : t == KvType::f16 ? "f16" : "int8"; }
+/// Nothing for any other name.
+constexpr std::optional<KvType> kv_type_named(std::string_view text) {
+    for (const KvType t : {KvType::f32, KvType::f16, KvType::i8})
+        if (text == name(t)) return t;
+    return {};
+}
+constexpr KvType default_kv_type(Precision p) { return p == Precision::exact ? KvType::f32 : KvType::f16; }
 
 /// Tokens per KV block. Attention sums in blocks of this size at absolute slots, which is what makes it independent of chunking.
 inline constexpr int kv_block_tokens = 32;

@@ -236,8 +236,7 @@ void pack_model(const std::string& gguf_path, const PackedPaths& paths, Backend&
     const std::vector<PackRecipe> recipes = family.recipes(file);
     const std::size_t size = packed_file_bytes(file, backend);
     if (limits.memory > 0) {
-        MemoryRequest request{limits.context, {}, limits.prefill_rows, limits.max_sequences};
-        if (limits.kv_bytes > 0) request.kv = limits.kv_bytes == 4 ? KvType::f32 : limits.kv_bytes == 1 ? KvType::i8 : KvType::f16;
+        const MemoryRequest request{limits.context, limits.kv, limits.prefill_rows, limits.max_sequences};
         require_memory(plan_memory(shape_of(file), size, request), limits.memory);
     }
 
@@ -440,7 +439,7 @@ std::string find_packer() {
 
 int pack_main(int argc, char** argv) {
     if (argc != 10) {
-        std::fprintf(stderr, "usage: glmd-pack MODEL METADATA WEIGHTS ISA MEMORY CONTEXT KV_BYTES PREFILL_ROWS MAX_SEQUENCES\n");
+        std::fprintf(stderr, "usage: glmd-pack MODEL METADATA WEIGHTS ISA MEMORY CONTEXT KV_TYPE PREFILL_ROWS MAX_SEQUENCES\n");
         return 2;
     }
     try {
@@ -449,7 +448,7 @@ int pack_main(int argc, char** argv) {
         CpuOptions options;
         options.isa = argv[4];
         options.threads = 1;  // a thread started before lock_down() would stay outside
-        const PackLimits limits{std::strtoull(argv[5], nullptr, 10), std::atoi(argv[6]), std::atoi(argv[7]), std::atoi(argv[8]), std::atoi(argv[9])};
+        const PackLimits limits{std::strtoull(argv[5], nullptr, 10), std::atoi(argv[6]), kv_type_named(argv[7]), std::atoi(argv[8]), std::atoi(argv[9])};
         const auto backend = make_cpu_backend(options);
         lock_down(model, fs::path(paths.weights).parent_path().string());
         std::size_t said = SIZE_MAX;
@@ -479,8 +478,8 @@ void pack_model_in_child(const std::string& gguf_path, const PackedPaths& paths,
     posix_spawn_file_actions_adddup2(&actions, err[1], 2);
     posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
     const std::string model = fs::absolute(gguf_path);
-    std::vector<std::string> arguments{packer, model, paths.metadata, paths.weights, isa, std::to_string(limits.memory)};
-    for (const int n : {limits.context, limits.kv_bytes, limits.prefill_rows, limits.max_sequences}) arguments.push_back(std::to_string(n));
+    std::vector<std::string> arguments{packer, model, paths.metadata, paths.weights, isa, std::to_string(limits.memory), std::to_string(limits.context),
+                                       limits.kv ? name(*limits.kv) : "auto", std::to_string(limits.prefill_rows), std::to_string(limits.max_sequences)};
     std::vector<char*> argv;
     for (std::string& a : arguments) argv.push_back(a.data());
     argv.push_back(nullptr);

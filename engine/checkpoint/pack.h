@@ -67,11 +67,11 @@ std::size_t packed_file_bytes(std::span<const std::size_t> pieces);
 /// Bytes of the packed file that this model would become.
 std::size_t packed_file_bytes(const Gguf& file, const Backend& backend);
 
-/// What the model must fit into; see MemoryRequest. All zeros: no bound.
+/// What the model must fit into; see MemoryRequest. memory 0: no bound.
 struct PackLimits {
     std::size_t memory = 0;
     int context = 0;
-    int kv_bytes = 0;  // of one number: 4, 2, 1, or 0 for the default
+    std::optional<KvType> kv;
     int prefill_rows = 1, max_sequences = 1;
 };
 
@@ -89,7 +89,7 @@ std::string find_packer();
 void pack_model_in_child(const std::string& gguf_path, const PackedPaths& paths, const std::string& isa,
                          const PackLimits& limits, const PackProgress& progress);
 
-/// The child's main: `glmd-pack MODEL METADATA WEIGHTS ISA MEMORY CONTEXT KV_BYTES PREFILL_ROWS MAX_SEQUENCES`; progress on stdout, the error's sentence on stderr.
+/// The child's main: `glmd-pack MODEL METADATA WEIGHTS ISA MEMORY CONTEXT KV_TYPE PREFILL_ROWS MAX_SEQUENCES`; progress on stdout, the error's sentence on stderr.
 int pack_main(int argc, char** argv);
 
 }  // namespace glmd
