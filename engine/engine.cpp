@@ -337,7 +337,7 @@ private:
     void add_rows(const Sequence& s, int first, int count) {
         const int row = buffers_.add_sequence(s.table, s.layout.bidirectional);
         for (int i = first; i < first + count; ++i) {
-            const auto [position, block] = s.place(i);
+            const auto [position, block] = s.layout.place(i);
             buffers_.add_row(s.token(i), position, block, i, row);
         }
         buffers_.logit_rows.push_back(static_cast<int>(buffers_.ids.size()) - 1);

@@ -110,7 +110,6 @@ std::vector<float> Evaluation::feed(std::span<const TokenId> ids) {
     Model& model = *model_.model;
     const std::size_t vocabulary = model.config().vocabulary;
     if (tokens_ == 0) layout_ = model.layout(ids, blank_rows_);
-    const int prompt = static_cast<int>(layout_.positions.size());
     // A prompt that sees itself in both directions is one step; others are cut, which changes nothing.
     const std::size_t most = layout_.bidirectional > 0 && tokens_ == 0 ? ids.size() : std::size_t(options_.max_sequences);
     std::vector<float> all(ids.size() * vocabulary);
@@ -120,11 +119,9 @@ std::vector<float> Evaluation::feed(std::span<const TokenId> ids) {
         buffers_->clear();
         const int sequence = buffers_->add_sequence(blocks_, layout_.bidirectional);
         for (int i = 0; i < rows; ++i, ++tokens_) {
-            const int after = tokens_ - (prompt - 1);  // > 0: of the answer
-            const int last = std::min(tokens_, prompt - 1);
+            const auto [position, block_position] = layout_.place(tokens_);
             buffers_->logit_rows.push_back(i);
-            buffers_->add_row(ids[done + i], layout_.positions[last] + (after > 0 ? after * layout_.position_step : 0),
-                              layout_.block_positions[last] + (after > 0 ? after * layout_.block_step : 0), tokens_, sequence);
+            buffers_->add_row(ids[done + i], position, block_position, tokens_, sequence);
         }
         const Step s = buffers_->upload(*model_.pool, model_.precision);
         model.embed(s);

@@ -63,13 +63,6 @@ struct Sequence : Job {
         all.resize(count);
         return all;
     }
-    /// Position and block position of token `index` of prompt and answer.
-    std::pair<int, int> place(int index) const {
-        const int last = prompt - 1;
-        if (index <= last) return {layout.positions[index], layout.block_positions[index]};
-        return {layout.positions[last] + (index - last) * layout.position_step,
-                layout.block_positions[last] + (index - last) * layout.block_step};
-    }
 };
 
 }  // namespace glmd

@@ -1,10 +1,12 @@
 #pragma once
 // What a model family is to the engine. A family is one file: hyper-parameters from the file's metadata, the tensors it
 // needs, the forward pass in Backend calls, and its row in registry.cpp.
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/checkpoint/gguf.h"
@@ -31,6 +33,11 @@ struct PromptLayout {
     int bidirectional = 0;   // tokens below this index are seen by every row; 0: plain causal
     int position_step = 1;   // of the answer's tokens: position += position_step, block position += block_step
     int block_step = 0;
+    /// Position and block position of token `index` of prompt and answer.
+    std::pair<int, int> place(int index) const {
+        const int last = std::min(index, static_cast<int>(positions.size()) - 1), after = index - last;
+        return {positions[last] + after * position_step, block_positions[last] + after * block_step};
+    }
 };
 /// 0, 1, 2, … and nothing else.
 PromptLayout causal_layout(std::span<const TokenId> prompt);
