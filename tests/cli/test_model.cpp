@@ -1,6 +1,4 @@
 // `glm model convert`, `verify` and `info` as a user runs them, on a recorded checkpoint.
-#include <unistd.h>
-
 #include <boost/json.hpp>
 #include <catch2/catch.hpp>
 #include <csignal>
@@ -13,6 +11,7 @@
 #include "cli/app.h"
 #include "cli/terminal.h"
 #include "engine/checkpoint/gguf.h"
+#include "tests/scratch.h"
 
 using namespace glmd;
 namespace fs = std::filesystem;
@@ -20,17 +19,7 @@ namespace json = boost::json;
 
 namespace {
 
-struct Scratch {
-    fs::path path;
-    Scratch() {
-        std::string name = (fs::temp_directory_path() / "glm-model-XXXXXX").string();
-        REQUIRE(::mkdtemp(name.data()) != nullptr);
-        path = name;
-    }
-    ~Scratch() { fs::remove_all(path); }
-    std::string file(const std::string& name) const { return (path / name).string(); }
-    std::size_t entries() const { return static_cast<std::size_t>(std::distance(fs::directory_iterator(path), {})); }
-};
+std::size_t entries(const Scratch& s) { return static_cast<std::size_t>(std::distance(fs::directory_iterator(s.path), {})); }
 
 struct Result {
     int exit;
@@ -68,7 +57,7 @@ TEST_CASE("model: what can't be done is said with its exit code") {
     CHECK(run({"model", "convert", s.path.string(), "-o", s.path.string()}).exit == 2);
     CHECK(run({"model", "verify", "/nonexistent.gguf"}).exit == 2);
     CHECK(run({"model", "info", "--memory", "/nonexistent.json"}).exit == 1);
-    CHECK(s.entries() == 0);
+    CHECK(entries(s) == 0);
 }
 
 TEST_CASE("model: convert, verify, info") {
@@ -85,7 +74,7 @@ TEST_CASE("model: convert, verify, info") {
     CHECK(c.at("tokenizer") == true);
     CHECK(c.at("bytes").to_number<std::uintmax_t>() == fs::file_size(file));
     CHECK(c.at("sources").as_array().size() >= 1);
-    CHECK(s.entries() == 1);
+    CHECK(entries(s) == 1);
     CHECK(run({"model", "convert", g + "chatglm3/fp16", "-o", file}).exit == 2);  // it exists
     CHECK(run({"model", "convert", g + "chatglm3/fp16", "-o", file, "--force", "--type", "int4"}).exit == 0);
 
@@ -93,7 +82,7 @@ TEST_CASE("model: convert, verify, info") {
     REQUIRE(verified.exit == 0);
     CHECK(verified.object().at("good") == true);
     CHECK(verified.object().at("self_test").at("recorded") == true);
-    CHECK(s.entries() == 1);
+    CHECK(entries(s) == 1);
     CHECK(run({"model", "verify", file, "--temp-dir", s.path.string()}).out.find("as recorded") != std::string::npos);
 
     const auto info = run({"model", "info", file, "--memory", "--context", "64", "--json"}).object();
@@ -127,6 +116,6 @@ TEST_CASE("model: Ctrl-C leaves no file") {
     catch_interrupts();
     std::raise(SIGINT);
     CHECK(run({"model", "convert", g + "chatglm3/fp16", "-o", s.file("m.gguf")}).exit == 130);
-    CHECK(s.entries() == 0);
+    CHECK(entries(s) == 0);
     forget_interrupt();
 }

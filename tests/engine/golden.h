@@ -1,7 +1,5 @@
 #pragma once
 // Reading the recorded outputs of upstream's code (GLMD_GOLDEN, see tests/data/golden/README.md) and running the same checkpoints.
-#include <unistd.h>
-
 #include <algorithm>
 #include <boost/json.hpp>
 #include <catch2/catch.hpp>
@@ -16,6 +14,7 @@
 #include "engine/checkpoint/safetensors.h"
 #include "engine/loaded_model.h"
 #include "engine/step_buffers.h"
+#include "tests/scratch.h"
 
 namespace glmd::golden {
 
@@ -31,13 +30,6 @@ struct Source {
 };
 
 inline std::string name_of(const Source& s) { return s.family + "/" + s.model + (s.prefix.empty() ? "" : "+" + s.prefix); }
-
-/// A folder of its own, gone at the end.
-struct Folder {
-    fs::path path = fs::temp_directory_path() / ("glmd-golden-" + std::to_string(::getpid()));
-    Folder() { fs::create_directories(path); }
-    ~Folder() { fs::remove_all(path); }
-};
 
 inline json::value read_json(const fs::path& path) {
     std::ifstream f(path, std::ios::binary);
@@ -74,7 +66,7 @@ inline EngineOptions options(const fs::path& folder, Precision precision, const 
     return o;
 }
 
-inline std::string converted(const Source& s, OutputType type, const Folder& folder) {
+inline std::string converted(const Source& s, OutputType type, const Scratch& folder) {
     const fs::path family = fs::path(std::getenv("GLMD_GOLDEN")) / s.family;
     ConvertOptions convert;
     convert.input = family / s.model;
@@ -116,11 +108,9 @@ public:
             Sequence& s = sequences_[i];
             if (ids[i].empty()) continue;
             const int sequence = buffers_->add_sequence(s.blocks, s.layout.bidirectional);
-            const int prompt = static_cast<int>(s.layout.positions.size());
             for (const TokenId id : ids[i]) {
-                const int last = std::min(s.tokens, prompt - 1), after = s.tokens - last;
-                buffers_->add_row(id, s.layout.positions[last] + after * s.layout.position_step,
-                                  s.layout.block_positions[last] + after * s.layout.block_step, s.tokens++, sequence);
+                const auto [position, block_position] = s.layout.place(s.tokens);
+                buffers_->add_row(id, position, block_position, s.tokens++, sequence);
             }
             buffers_->logit_rows.push_back(static_cast<std::int32_t>(buffers_->ids.size()) - 1);
         }

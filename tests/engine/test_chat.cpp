@@ -1,7 +1,6 @@
 // Prompts, id by id. Recorded prompts come from GLMD_GOLDEN_TOKENIZERS, SmolLM2's vocabulary from GLMD_DEMO_MODEL.
 #include <catch2/catch.hpp>
 
-#include <unistd.h>
 
 #include <boost/json.hpp>
 #include <algorithm>
@@ -13,6 +12,7 @@
 #include "engine/chat.h"
 #include "engine/checkpoint/gguf.h"
 #include "engine/checkpoint/gguf_writer.h"
+#include "tests/scratch.h"
 
 using namespace glmd;
 namespace json = boost::json;
@@ -20,20 +20,6 @@ namespace json = boost::json;
 namespace {
 
 constexpr const char* smollm_system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
-
-class Folder {
-public:
-    Folder() {
-        std::string name = (std::filesystem::temp_directory_path() / "glmd-chat-XXXXXX").string();
-        REQUIRE(::mkdtemp(name.data()) != nullptr);
-        path_ = name;
-    }
-    ~Folder() { std::filesystem::remove_all(path_); }
-    std::string file(const char* name) const { return (path_ / name).string(); }
-
-private:
-    std::filesystem::path path_;
-};
 
 const char* setting(const char* name) {
     const char* value = std::getenv(name);
@@ -153,7 +139,7 @@ TEST_CASE("what a user types stays text", "[chat]") {
 }
 
 TEST_CASE("the template is chosen by marks in the file", "[chat]") {
-    Folder folder;
+    Scratch folder;
     auto chosen = [&](const char* architecture, const char* model, const char* source, std::vector<std::string> tokens = {"a"}) {
         {
             GgufWriter out(folder.file("t.gguf"));
@@ -200,7 +186,7 @@ TEST_CASE("recorded prompts of the GLM families", "[chat]") {
     const char* golden = setting("GLMD_GOLDEN_TOKENIZERS");
     if (golden == nullptr) return;
     std::filesystem::path cases = golden;
-    Folder folder;
+    Scratch folder;
     auto sentencepiece = [&](const char* name, const std::string& model, const char* pre) {
         {
             GgufWriter out(folder.file(name));

@@ -2,7 +2,6 @@
 // source by explicit row formulas, not with the converter's own plan.
 #include <catch2/catch.hpp>
 
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -23,26 +22,13 @@
 #include "engine/checkpoint/tokenizer_files.h"
 #include "engine/checkpoint/torch_zip.h"
 #include "kernels/half.h"
+#include "tests/engine/error_of.h"
+#include "tests/scratch.h"
 
 using namespace glmd;
 namespace fs = std::filesystem;
 
 namespace {
-
-class Scratch {
-public:
-    Scratch() {
-        std::string name = (fs::temp_directory_path() / "glmd-convert-XXXXXX").string();
-        REQUIRE(::mkdtemp(name.data()) != nullptr);
-        path_ = name;
-    }
-    ~Scratch() { fs::remove_all(path_); }
-    std::string file(const std::string& name) const { return (path_ / name).string(); }
-    const fs::path& path() const { return path_; }
-
-private:
-    fs::path path_;
-};
 
 std::string golden() {
     const char* value = std::getenv("GLMD_GOLDEN");
@@ -239,15 +225,6 @@ std::string zip(const std::vector<std::pair<std::string, std::string>>& entries)
     out += directory + std::string("PK\5\6\0\0\0\0", 8);
     add(out, count), add(out, count), add(out, size), add(out, at), add(out, std::uint16_t{0});
     return out;
-}
-
-std::string error_of(const std::function<void()>& work) {
-    try {
-        work();
-    } catch (const ModelError& e) {
-        return e.what();
-    }
-    return {};
 }
 
 std::string pickle_error(const Scratch& s, const std::string& pickle) {
@@ -567,7 +544,7 @@ TEST_CASE("an interrupted conversion leaves nothing behind") {
         REQUIRE_THROWS(convert_checkpoint(o, [&](std::uint64_t done, std::uint64_t total) {
             if (double(done) >= stop * double(total)) throw std::runtime_error("stopped");
         }));
-        REQUIRE(fs::is_empty(s.path()));
+        REQUIRE(fs::is_empty(s.path));
     }
     std::uint64_t last = 0, total = 0;
     convert_checkpoint(options(g + "/chatglm1/fp16", s.file("x.gguf"), OutputType::int4), [&](std::uint64_t d, std::uint64_t t) {
@@ -707,9 +684,9 @@ TEST_CASE("safetensors that lie") {
     put(s.file("x.safetensors"), std::string(8, '\xff') + "{}");
     REQUIRE(!error_of([&] { read_safetensors(MappedFile(s.file("x.safetensors"))); }).empty());
     put(s.file("model.safetensors.index.json"), R"({"weight_map":{"a":"../x.safetensors"}})");
-    REQUIRE(error_of([&] { Checkpoint c(s.path().string()); }).find("same folder") != std::string::npos);
+    REQUIRE(error_of([&] { Checkpoint c(s.path.string()); }).find("same folder") != std::string::npos);
     put(s.file("latest"), "../elsewhere");
-    REQUIRE(error_of([&] { Checkpoint c(s.path().string()); }).find("same folder") != std::string::npos);
+    REQUIRE(error_of([&] { Checkpoint c(s.path.string()); }).find("same folder") != std::string::npos);
 }
 
 TEST_CASE("damaged files are refused, never worse") {
@@ -723,7 +700,7 @@ TEST_CASE("damaged files are refused, never worse") {
            [](const std::string& path) { read_safetensors(MappedFile(path)); });
     // Whole folders, so that what a reader lets through is converted.
     const auto folder = [&](const std::string& name, const std::string& file, int times, unsigned seed) {
-        const fs::path copy = s.path() / ("folder" + std::to_string(seed));
+        const fs::path copy = s.path / ("folder" + std::to_string(seed));
         fs::copy(g + "/" + name, copy);
         fs::permissions(copy, fs::perms::owner_all, fs::perm_options::add);
         for (const auto& e : fs::directory_iterator(copy)) fs::permissions(e, fs::perms::owner_all, fs::perm_options::add);

@@ -1,7 +1,6 @@
 // The GGUF reader against files that lie. Every test writes its own small file, so none needs a model.
 #include <catch2/catch.hpp>
 
-#include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -11,24 +10,11 @@
 
 #include "engine/checkpoint/gguf.h"
 #include "engine/checkpoint/gguf_writer.h"
+#include "tests/scratch.h"
 
 using namespace glmd;
 
 namespace {
-
-class Folder {
-public:
-    Folder() {
-        std::string name = (std::filesystem::temp_directory_path() / "glmd-gguf-XXXXXX").string();
-        REQUIRE(::mkdtemp(name.data()) != nullptr);
-        path_ = name;
-    }
-    ~Folder() { std::filesystem::remove_all(path_); }
-    std::string file(const char* name) const { return (path_ / name).string(); }
-
-private:
-    std::filesystem::path path_;
-};
 
 std::string content(const std::string& path) {
     std::ifstream in(path, std::ios::binary);
@@ -76,7 +62,7 @@ std::string with_data(std::string head, std::size_t bytes) {
 }
 
 /// The sentence the reader refuses these bytes with.
-std::string refusal(const Folder& folder, const std::string& bytes) {
+std::string refusal(const Scratch& folder, const std::string& bytes) {
     put(folder.file("bad.gguf"), bytes);
     try {
         Gguf file(folder.file("bad.gguf"));
@@ -118,7 +104,7 @@ void write_small(const std::string& path) {
 }  // namespace
 
 TEST_CASE("a GGUF file comes back as it was written", "[gguf]") {
-    Folder folder;
+    Scratch folder;
     write_small(folder.file("small.gguf"));
     Gguf file(folder.file("small.gguf"));
     CHECK(file.string("general.architecture") == "chatglm");
@@ -151,7 +137,7 @@ TEST_CASE("a GGUF file comes back as it was written", "[gguf]") {
 }
 
 TEST_CASE("an unfinished GGUF file leaves nothing behind", "[gguf]") {
-    Folder folder;
+    Scratch folder;
     {
         GgufWriter out(folder.file("half.gguf"));
         const std::vector<std::int64_t> shape = {4};
@@ -165,7 +151,7 @@ TEST_CASE("an unfinished GGUF file leaves nothing behind", "[gguf]") {
 }
 
 TEST_CASE("files that lie are refused with a sentence", "[gguf]") {
-    Folder folder;
+    Scratch folder;
     auto says = [&](const std::string& bytes, const char* words) { CHECK_THAT(refusal(folder, bytes), Catch::Contains(words)); };
 
     says("", "is empty");
@@ -242,13 +228,13 @@ TEST_CASE("files that lie are refused with a sentence", "[gguf]") {
 }
 
 TEST_CASE("a path that is no model file is refused", "[gguf]") {
-    Folder folder;
+    Scratch folder;
     CHECK_THROWS_WITH(Gguf(folder.file("absent")), Catch::Contains("cannot open"));
     CHECK_THROWS_WITH(Gguf("/"), Catch::Contains("regular file"));
 }
 
 TEST_CASE("a file cut anywhere is refused", "[gguf]") {
-    Folder folder;
+    Scratch folder;
     write_small(folder.file("small.gguf"));
     const auto whole = content(folder.file("small.gguf"));
     for (std::size_t size = 0; size < whole.size(); ++size) {
@@ -259,7 +245,7 @@ TEST_CASE("a file cut anywhere is refused", "[gguf]") {
 }
 
 TEST_CASE("flipped bytes never do more than raise ModelError", "[gguf]") {
-    Folder folder;
+    Scratch folder;
     write_small(folder.file("small.gguf"));
     const auto whole = content(folder.file("small.gguf"));
     std::mt19937 random(20250101);

@@ -26,7 +26,7 @@ constexpr Storage half_both{"f16 weights and KV", OutputType::f16, KvType::f16, 
 double check_exact(const Source& s, const Storage& storage, const std::string& isa) {
     const double tolerance = storage.logits, margin = storage.margin;
     const fs::path golden = std::getenv("GLMD_GOLDEN");
-    const Folder folder;
+    const Scratch folder;
     EngineOptions o = options(folder.path, Precision::exact, isa);
     o.kv = storage.kv;
     LoadedModel model = load_model(converted(s, storage.weights, folder), o);
@@ -109,7 +109,7 @@ std::vector<std::vector<TokenId>> prompts_of(const json::value& file) {
 /// steps of one token each: the very bits that each prompt gets alone.
 void check_mixed_batch(const Source& s, Precision precision, const std::string& isa) {
     const fs::path golden = std::getenv("GLMD_GOLDEN");
-    const Folder folder;
+    const Scratch folder;
     EngineOptions o = options(folder.path, precision, isa);
     o.max_sequences = 1024;  // rows: all prompts at once
     o.kv_bytes = std::size_t{64} << 20;
@@ -175,7 +175,7 @@ int check_padded_batch(const Source& s) {
             prompts.emplace_back(ids.begin() + static_cast<std::ptrdiff_t>(pads), ids.end());
         }
         CHECK(prompts[0].size() != prompts[1].size());
-        const Folder folder;
+        const Scratch folder;
         EngineOptions o = options(folder.path, Precision::exact, {});
         o.kv_bytes = std::size_t{16} << 20;
         LoadedModel model = load_model(converted(s, OutputType::as_source, folder), o);
@@ -259,7 +259,7 @@ TEST_CASE("golden: what int8 and int4 do to the next-token distributions of ever
     for (const Source& s : sources) {
         if (s.logits != "logits") continue;  // these are the tensors of another row
         const json::value file = read_json(golden / s.family / s.cases);
-        const Folder folder;
+        const Scratch folder;
         const EngineOptions o = options(folder.path, Precision::exact, {});
         double divergence[2] = {0, 0}, unlike = 0;
         int rows = 0;
@@ -311,7 +311,7 @@ TEST_CASE("golden: fast precision stays near exact on the same int8 weights, on 
     if (!golden_is_there()) return;
     for (const Source& s : sources) {
         const fs::path golden = std::getenv("GLMD_GOLDEN");
-        const Folder folder;
+        const Scratch folder;
         const std::string gguf = converted(s, OutputType::int8, folder);
         LoadedModel exact = load_model(gguf, options(folder.path, Precision::exact, {}));
         LoadedModel fast = load_model(gguf, options(folder.path, Precision::fast, {}));

@@ -53,7 +53,7 @@ std::vector<Case> cases_of(const Source& s) {
 
 /// Greedy, by hand. At the end the last prompt with all its answers is run as one piece: the same numbers, bit by bit.
 void check_steps(const Source& s, const std::string& isa) {
-    const Folder folder;
+    const Scratch folder;
     const EngineOptions o = options(folder.path, Precision::exact, isa);
     LoadedModel model = load_model(converted(s, OutputType::as_source, folder), o);
     REQUIRE(model.info.blanks);
@@ -144,7 +144,7 @@ TEST_CASE("golden: several blanks are filled as upstream fills them") {
 TEST_CASE("golden: the engine fills several blanks, with whole and with chopped prompts") {
     if (!golden_is_there()) return;
     for (const Source& s : sources) {
-        const Folder folder;
+        const Scratch folder;
         const std::string gguf = converted(s, OutputType::as_source, folder);
         for (const int prefill_rows : {256, 5}) {  // 5: the prompt goes through layer by layer
             EngineOptions o = options(folder.path, Precision::exact, {});

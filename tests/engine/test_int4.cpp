@@ -1,6 +1,5 @@
 // Int4 on real weights: the demo model's matrices, widened and rounded again by our rule and by plain max-abs rounding. What is
 // asked is the error of the weights and, of the whole model, how far its next-token distribution moves (KL divergence).
-#include <unistd.h>
 
 #include <catch2/catch.hpp>
 #include <cmath>
@@ -12,6 +11,7 @@
 #include "engine/checkpoint/gguf_writer.h"
 #include "engine/checkpoint/quantize.h"
 #include "engine/loaded_model.h"
+#include "tests/scratch.h"
 
 using namespace glmd;
 namespace fs = std::filesystem;
@@ -19,16 +19,6 @@ namespace fs = std::filesystem;
 namespace {
 
 using Quantize = bool (*)(std::span<const float>, std::byte*);
-
-struct Scratch {
-    fs::path path;
-    Scratch() {
-        std::string name = (fs::temp_directory_path() / "glmd-int4-XXXXXX").string();
-        REQUIRE(::mkdtemp(name.data()) != nullptr);
-        path = name;
-    }
-    ~Scratch() { fs::remove_all(path); }
-};
 
 std::vector<float> floats(const GgufTensor& t) {
     std::vector<float> out(static_cast<std::size_t>(t.elements()));

@@ -1,5 +1,4 @@
 // The plan against what really is allocated, on every recorded checkpoint: to the byte, from the configuration alone.
-#include <unistd.h>
 
 #include <catch2/catch.hpp>
 #include <cstdlib>
@@ -9,21 +8,13 @@
 #include "engine/checkpoint/convert.h"
 #include "engine/loaded_model.h"
 #include "engine/memory_plan.h"
+#include "tests/engine/error_of.h"
+#include "tests/scratch.h"
 
 using namespace glmd;
 namespace fs = std::filesystem;
 
 namespace {
-
-struct Scratch {
-    fs::path path;
-    Scratch() {
-        std::string name = (fs::temp_directory_path() / "glmd-plan-XXXXXX").string();
-        REQUIRE(::mkdtemp(name.data()) != nullptr);
-        path = name;
-    }
-    ~Scratch() { fs::remove_all(path); }
-};
 
 struct Case {
     const char *checkpoint, *config, *tokenizer, *prefix;
@@ -35,12 +26,7 @@ const Case cases[] = {{"chatglm1/fp16", "", "", ""},       {"chatglm1/deep28", "
                       {"glm130b/sat_mp1", "glm130b/model_config.json", "", ""}, {"glm130b/sat_mp2", "glm130b/model_config.json", "", ""}};
 
 std::string sentence(const std::string& path, const EngineOptions& o) {
-    try {
-        load_model(path, o);
-    } catch (const ModelError& e) {
-        return e.what();
-    }
-    return {};
+    return error_of([&] { load_model(path, o); });
 }
 
 }  // namespace

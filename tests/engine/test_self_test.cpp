@@ -1,5 +1,4 @@
 // Files are damaged on purpose; what must never happen is that such a model talks.
-#include <unistd.h>
 
 #include <catch2/catch.hpp>
 #include <cstdlib>
@@ -11,21 +10,13 @@
 #include "engine/checkpoint/hashes.h"
 #include "engine/loaded_model.h"
 #include "engine/self_test.h"
+#include "tests/engine/error_of.h"
+#include "tests/scratch.h"
 
 using namespace glmd;
 namespace fs = std::filesystem;
 
 namespace {
-
-struct Scratch {
-    fs::path path;
-    Scratch() {
-        std::string name = (fs::temp_directory_path() / "glmd-selftest-XXXXXX").string();
-        REQUIRE(::mkdtemp(name.data()) != nullptr);
-        path = name;
-    }
-    ~Scratch() { fs::remove_all(path); }
-};
 
 std::string golden() {
     const char* set = std::getenv("GLMD_GOLDEN");
@@ -53,15 +44,6 @@ EngineOptions options(const Scratch& s, Precision precision = Precision::exact, 
     o.cpu.threads = 1;
     o.cache_directory = s.path / "cache";
     return o;
-}
-
-std::string error_of(const std::function<void()>& work) {
-    try {
-        work();
-    } catch (const ModelError& e) {
-        return e.what();
-    }
-    return {};
 }
 
 void overwrite(const fs::path& path, std::uint64_t offset, const std::string& bytes) {

@@ -5,7 +5,6 @@
 #include <catch2/catch.hpp>
 
 #include <sentencepiece_processor.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <boost/json.hpp>
@@ -19,25 +18,12 @@
 #include "engine/checkpoint/gguf.h"
 #include "engine/checkpoint/gguf_writer.h"
 #include "engine/tokenizer.h"
+#include "tests/scratch.h"
 
 using namespace glmd;
 namespace json = boost::json;
 
 namespace {
-
-class Folder {
-public:
-    Folder() {
-        std::string name = (std::filesystem::temp_directory_path() / "glmd-tok-XXXXXX").string();
-        REQUIRE(::mkdtemp(name.data()) != nullptr);
-        path_ = name;
-    }
-    ~Folder() { std::filesystem::remove_all(path_); }
-    std::string file(const char* name) const { return (path_ / name).string(); }
-
-private:
-    std::filesystem::path path_;
-};
 
 const char* setting(const char* name) {
     const char* value = std::getenv(name);
@@ -121,7 +107,7 @@ struct Vocabulary {
     }
 };
 
-std::unique_ptr<Tokenizer> bpe(const Folder& folder, const Vocabulary& v, const char* pre, bool strip = false) {
+std::unique_ptr<Tokenizer> bpe(const Scratch& folder, const Vocabulary& v, const char* pre, bool strip = false) {
     {
         GgufWriter out(folder.file("bpe.gguf"));
         out.add_string("tokenizer.ggml.model", "gpt2");
@@ -195,7 +181,7 @@ void write_lists(const std::string& path, const std::string& model, bool padded)
 }  // namespace
 
 TEST_CASE("merges apply by rank, then from the left", "[tokenizer]") {
-    Folder folder;
+    Scratch folder;
     auto v = byte_vocabulary();
     v.add("aa");    // 256
     v.add("aaaa");  // 257
@@ -238,7 +224,7 @@ TEST_CASE("merges apply by rank, then from the left", "[tokenizer]") {
 }
 
 TEST_CASE("long runs take no quadratic time", "[tokenizer]") {
-    Folder folder;
+    Scratch folder;
     auto v = byte_vocabulary();
     std::string token = "a";
     for (int i = 0; i < 6; ++i) {
@@ -262,7 +248,7 @@ TEST_CASE("long runs take no quadratic time", "[tokenizer]") {
 }
 
 TEST_CASE("a stream never shows half a character", "[tokenizer]") {
-    Folder folder;
+    Scratch folder;
     auto t = bpe(folder, byte_vocabulary(), "gpt-2");
     StreamDecoder decoder(*t);
     CHECK(decoder.push(0xe4).empty());
@@ -280,7 +266,7 @@ TEST_CASE("a stream never shows half a character", "[tokenizer]") {
 }
 
 TEST_CASE("damaged tokenizers are refused", "[tokenizer]") {
-    Folder folder;
+    Scratch folder;
     auto v = byte_vocabulary();
     CHECK_THROWS_AS(bpe(folder, v, "deepseek"), ModelError);
     v.merges = {"nopair"};
@@ -307,7 +293,7 @@ TEST_CASE("damaged tokenizers are refused", "[tokenizer]") {
 }
 
 TEST_CASE("SentencePiece from lists in the file", "[tokenizer]") {
-    Folder folder;
+    Scratch folder;
     {
         GgufWriter out(folder.file("llama.gguf"));
         out.add_string("tokenizer.ggml.model", "llama");
@@ -350,7 +336,7 @@ TEST_CASE("recorded tokenizer cases: byte-level BPE", "[tokenizer]") {
     const char* golden = setting("GLMD_GOLDEN_TOKENIZERS");
     if (golden == nullptr) return;
     std::filesystem::path cases = golden;
-    Folder folder;
+    Scratch folder;
     {
         auto tokenizer = json::parse(content(cases.parent_path() / "glm4_hf/model/tokenizer.json")).as_object();
         auto& model = tokenizer.at("model").as_object();
@@ -394,7 +380,7 @@ TEST_CASE("recorded tokenizer cases: SentencePiece", "[tokenizer]") {
     const char* golden = setting("GLMD_GOLDEN_TOKENIZERS");
     if (golden == nullptr) return;
     std::filesystem::path cases = golden;
-    Folder folder;
+    Scratch folder;
     auto path = folder.file("sp.gguf");
     auto run = [&](const char* name, Specials specials) {
         Gguf file(path);
