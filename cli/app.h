@@ -38,6 +38,9 @@ struct Globals {
 /// The socket that is used without --socket: GLM_SOCKET, the system's if it exists, else the user's own.
 std::string default_socket();
 
+/// Where the commands that run a model themselves keep packed weights.
+std::string cache_folder();
+
 /// What the command line asked for; set by parsing, run after it.
 using Action = std::function<Exit()>;
 

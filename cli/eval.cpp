@@ -114,12 +114,6 @@ private:
     LoadedModel model_;
 };
 
-std::string cache_folder() {
-    if (const char* set = std::getenv("XDG_CACHE_HOME"); set && *set) return std::string(set) + "/glmd";
-    const char* home = std::getenv("HOME");
-    return std::string(home && *home ? home : "/tmp") + "/.cache/glmd";
-}
-
 Exit run_eval(const EvalOptions& options) {
     Evaluator evaluator(options);
     std::cout << json::serialize(evaluator.info()) << std::endl;
@@ -139,6 +133,12 @@ Exit run_eval(const EvalOptions& options) {
 }
 
 }  // namespace
+
+std::string cache_folder() {
+    if (const char* set = std::getenv("XDG_CACHE_HOME"); set && *set) return std::string(set) + "/glmd";
+    const char* home = std::getenv("HOME");
+    return std::string(home && *home ? home : "/tmp") + "/.cache/glmd";
+}
 
 void add_eval(CLI::App& app, Globals&, Action& action) {
     auto options = std::make_shared<EvalOptions>();

@@ -114,6 +114,7 @@ void add_model(CLI::App& app, Globals& globals, Action& action) {
         "  glm model info model.gguf\n"
         "  glm model convert ~/chatglm3-6b -o chatglm3-6b.gguf\n"
         "  glm model verify chatglm3-6b.gguf\n"
+        "  glm model bench chatglm3-6b.gguf\n"
         "  sudo glm model import model.gguf --default");
     const auto command = [&](const char* name, const char* text, Exit (*run)(const Globals&, const ModelOptions&)) {
         CLI::App* leaf = sub->add_subcommand(name, text);
@@ -171,6 +172,30 @@ void add_model(CLI::App& app, Globals& globals, Action& action) {
         "Examples:\n"
         "  glm model verify chatglm3-6b.gguf\n"
         "  glm model verify --no-self-test --json chatglm3-6b.gguf | jq .damaged");
+
+    CLI::App* bench = command("bench", "how fast a model runs here, beside what the machine allows", run_model_bench);
+    const auto sizes = [&](const char* option, std::vector<int>& values, const char* text) {
+        bench->add_option(option, values, text)->delimiter(',')->allow_extra_args(false)->check(CLI::Range(0, 1 << 20))->capture_default_str();
+    };
+    bench->add_option("path", options->path, "a .gguf file, or a folder with one");
+    sizes("--prompt", options->prompts, "prompts of that many tokens; 0: none");
+    sizes("--context", options->contexts, "answers behind that many tokens; 0: none");
+    bench->add_option("--batch", options->batches, "steps of that many sequences; 0: none")->delimiter(',')->allow_extra_args(false)->check(CLI::Range(0, 64))->capture_default_str();
+    bench->add_option("--tokens", options->tokens, "tokens of an answer")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+    bench->add_option("--repeat", options->repeat, "measurements of each figure")->check(CLI::Range(1, 1000))->capture_default_str();
+    bench->add_option("--threads", options->threads, "threads (else one per core)")->check(CLI::Range(1, 1024));
+    bench->add_option("--isa", options->isa, "instruction set (else the best)");
+    bench->add_option("--precision", options->precision, "what the daemon would take, or another")->check(CLI::IsMember({"auto", "exact", "fine", "fast"}))->capture_default_str();
+    bench->add_option("--kv", options->kv, "type of the KV cache (else what goes with the precision)")->check(CLI::IsMember({"f16", "f32", "int8"}));
+    bench->add_option("--cache", options->cache, "where packed weights are kept (else $XDG_CACHE_HOME/glmd, ~/.cache/glmd)");
+    bench->add_flag("--limits", options->limits, "only what the machine allows; needs no model");
+    bench->footer(
+        "Medians, with the least and the most in brackets. Any model will do, also one of random weights.\n"
+        "Examples:\n"
+        "  glm model bench chatglm3-6b.gguf\n"
+        "  glm model bench --prompt 0 --batch 0 --context 128 --repeat 3 chatglm3-6b.gguf\n"
+        "  glm model bench --json chatglm3-6b.gguf | jq '.decode[0].share'\n"
+        "  glm model bench --limits");
 
     CLI::App* in = command("import", "check a GGUF file and copy it to the daemon's models", run_model_import);
     in->add_option("path", options->path, "a .gguf file, or a folder with one")->required();

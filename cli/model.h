@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <iosfwd>
 #include <string>
+#include <vector>
 
 #include "cli/app.h"
 #include "cli/terminal.h"
@@ -23,12 +24,18 @@ struct ModelOptions {
     std::string output, type = "int4", config, tokenizer, prefix, chat_template, temp_dir, kv;
     bool self_test = true, memory = false;
     int context = 0, threads = 0;
+    // bench
+    std::string isa, precision = "auto", cache;
+    std::vector<int> prompts{512, 2048}, contexts{128, 1900}, batches{1, 2, 4, 8};
+    int tokens = 32, repeat = 5;
+    bool limits = false;
 };
 
 Exit run_model_list(const Globals& globals, const ModelOptions& options);
 Exit run_model_info(const Globals& globals, const ModelOptions& options);
 Exit run_model_import(const Globals& globals, const ModelOptions& options);
 Exit run_model_convert(const Globals& globals, const ModelOptions& options);
+Exit run_model_bench(const Globals& globals, const ModelOptions& options);
 Exit run_model_verify(const Globals& globals, const ModelOptions& options);
 
 [[noreturn]] void throw_errno(const std::string& what, int code);

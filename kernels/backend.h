@@ -166,6 +166,8 @@ struct CpuOptions {
     std::string isa;       // empty: best; else "scalar", "avx2", "avx512", "avx512vnni", "avx512amx", "neon", "neondot", "neoni8mm": BackendError if absent
 };
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);
+/// Physical cores that this process may use.
+int cpu_cores();
 /// Instruction sets this machine can run, best first; "scalar" is always there.
 std::vector<std::string> cpu_instruction_sets();
 

@@ -41,6 +41,11 @@ public:
     std::vector<Matrix> matrices(const std::string& name, std::int64_t rows, std::int64_t cols) const;
     Vector vector(const std::string& name, std::int64_t size) const;
     std::int64_t rows(const std::string& name) const;  // of a matrix kept in one part; ModelError when absent
+    /// Calls f(name, matrix, whether it is a vector) for all there is.
+    template <class F>
+    void each(const F& f) const {
+        for (const auto& [name, entry] : entries_) f(name, entry.matrix, entry.vector);
+    }
     std::size_t bytes() const { return bytes_; }
     /// Says that the weights won't be needed soon: they leave this process's memory, not the page cache.
     void release() const;

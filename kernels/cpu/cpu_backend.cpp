@@ -90,23 +90,6 @@ private:
     Memory memory_;
 };
 
-/// Physical cores among the processors that this process may run on.
-int usable_cores() {
-    cpu_set_t allowed;
-    CPU_ZERO(&allowed);
-    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return std::max(1u, std::thread::hardware_concurrency());
-    std::set<std::pair<int, int>> cores;
-    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-        if (!CPU_ISSET(cpu, &allowed)) continue;
-        const std::string topology = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
-        int package = 0, core = cpu;
-        std::ifstream(topology + "physical_package_id") >> package;
-        if (!(std::ifstream(topology + "core_id") >> core)) core = cpu;
-        cores.insert({package, core});
-    }
-    return std::max<int>(1, int(cores.size()));
-}
-
 const IsaTable& choose_isa(const std::string& name) {
     const IsaTable* const* tables = usable_isas();
     if (name.empty()) return **tables;
@@ -119,7 +102,7 @@ const IsaTable& choose_isa(const std::string& name) {
 class CpuBackend : public Backend {
 public:
     explicit CpuBackend(const CpuOptions& options)
-        : isa_(choose_isa(options.isa)), pool_(options.threads > 0 ? options.threads : usable_cores()) {}
+        : isa_(choose_isa(options.isa)), pool_(options.threads > 0 ? options.threads : cpu_cores()) {}
 
     std::string description() const override {
         const int n = pool_.threads();
@@ -572,6 +555,22 @@ private:
 };
 
 }  // namespace
+
+int cpu_cores() {
+    cpu_set_t allowed;
+    CPU_ZERO(&allowed);
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return std::max(1u, std::thread::hardware_concurrency());
+    std::set<std::pair<int, int>> cores;
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+        if (!CPU_ISSET(cpu, &allowed)) continue;
+        const std::string topology = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
+        int package = 0, core = cpu;
+        std::ifstream(topology + "physical_package_id") >> package;
+        if (!(std::ifstream(topology + "core_id") >> core)) core = cpu;
+        cores.insert({package, core});
+    }
+    return std::max<int>(1, int(cores.size()));
+}
 
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) { return std::make_unique<CpuBackend>(options); }
 

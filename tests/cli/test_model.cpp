@@ -1,4 +1,4 @@
-// `glm model convert`, `verify` and `info` as a user runs them, on a recorded checkpoint.
+// `glm model convert`, `verify`, `info` and `bench` as a user runs them, on a recorded checkpoint.
 #include <boost/json.hpp>
 #include <catch2/catch.hpp>
 #include <csignal>
@@ -107,6 +107,37 @@ TEST_CASE("model: convert, verify, info") {
     CHECK(damaged.exit == 1);
     CHECK(damaged.object().at("damaged") == json::array{"blk.0.attn_output.weight"});
     CHECK(damaged.object().at("self_test") == "the file is damaged");
+}
+
+TEST_CASE("model: bench") {
+    const auto g = golden();
+    if (g.empty()) return;
+    const Scratch s;
+    const std::string file = s.file("m.gguf");
+    REQUIRE(run({"model", "convert", g + "chatglm3/fp16", "-o", file}).exit == 0);
+    std::vector<std::string> command{"model", "bench", "--cache", s.file("cache"), "--prompt", "8,12", "--context", "8", "--batch", "0", "--tokens", "4", "--repeat", "2", file};
+    const Result text = run(command);
+    CHECK(text.exit == 0);
+    CHECK(text.out.find("of what your memory gives") != std::string::npos);
+    CHECK(text.out.find("prefill of 12") != std::string::npos);
+    command.push_back("--json");
+    const auto o = run(command).object();
+    CHECK(o.at("prefill").as_array().size() == 2);
+    CHECK(o.at("decode").as_array().at(0).at("context") == 8);
+    CHECK(o.at("decode").as_array().at(0).at("share").at("median").to_number<double>() > 0);
+    CHECK(o.at("step").as_array().empty());
+    for (const char* key : {"model", "architecture", "quantization", "parameters", "backend", "precision", "kv_type", "threads", "int8_loop", "weight_bytes_per_token",
+                            "macs_per_token", "kv_bytes_per_token_seen", "in_cache", "packed_bytes", "energy", "load_s", "peak_bytes", "left_out"})  // script/bench reads them
+        CHECK(o.contains(key));
+
+    CHECK(run({"model", "bench"}).exit == 2);
+    CHECK(run({"model", "bench", "/nonexistent.gguf"}).exit == 2);
+    CHECK(run({"model", "bench", file, "--isa", "abacus"}).exit == 1);
+    CHECK(run({"model", "bench", "--limits", "--repeat", "1", "--json"}).object().at("bandwidth").at("median").to_number<double>() > 0);
+    catch_interrupts();
+    std::raise(SIGINT);
+    CHECK(run(command).exit == 130);
+    forget_interrupt();
 }
 
 TEST_CASE("model: Ctrl-C leaves no file") {
