@@ -163,7 +163,7 @@ public:
 
 struct CpuOptions {
     int threads = 0;       // 0: one per physical core that the process may use
-    std::string isa;       // empty: best; else "scalar", "avx2", "avx512", "avx512vnni", "avx512amx", "neon", "neondot", "neoni8mm": BackendError if absent
+    std::string isa;       // empty: best; else "scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512amx", "neon", "neondot", "neoni8mm": BackendError if absent
 };
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);
 /// Physical cores that this process may use.

@@ -1,4 +1,5 @@
 // Which tables an x86-64 processor can run. The AVX-512 files are built with F, BW, DQ and VL, so all four are asked for.
+#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -6,6 +7,12 @@
 
 namespace glmd {
 namespace {
+
+/// gcc 12 has no name for it: leaf 7.1, eax bit 4.
+bool avx_vnni() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4);
+}
 
 /// Linux gives a process the tile registers only if it asks, before its threads start.
 bool tiles_granted() {
@@ -16,7 +23,7 @@ bool tiles_granted() {
 }  // namespace
 
 const IsaTable* const* usable_isas() {
-    static const IsaTable* tables[6] = {};
+    static const IsaTable* tables[7] = {};
     static const bool filled = [] {
         int n = 0;
         const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
@@ -27,6 +34,7 @@ const IsaTable* const* usable_isas() {
         if (amx) tables[n++] = &isa_avx512amx;
         if (vnni) tables[n++] = &isa_avx512vnni;
         if (avx512) tables[n++] = &isa_avx512;
+        if (avx2 && avx_vnni()) tables[n++] = &isa_avxvnni;
         if (avx2) tables[n++] = &isa_avx2;
         tables[n] = &isa_scalar;
         return true;

@@ -83,7 +83,7 @@ struct IsaTable {
     void (*to_half)(const float* x, std::uint16_t* out, std::int64_t n);
 };
 
-extern const IsaTable isa_scalar, isa_avx2, isa_avx512, isa_avx512vnni, isa_avx512amx, isa_neon, isa_neondot, isa_neoni8mm;
+extern const IsaTable isa_scalar, isa_avx2, isa_avxvnni, isa_avx512, isa_avx512vnni, isa_avx512amx, isa_neon, isa_neondot, isa_neoni8mm;
 
 /// The tables this machine can run, best first, scalar last; ends with null. detect_*.cpp, chosen by the build.
 const IsaTable* const* usable_isas();

@@ -3,7 +3,6 @@
 #include "kernels/probe.h"
 
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,12 +12,7 @@
 #include <cstring>
 #include <thread>
 
-#include "kernels/tensor.h"
-
-#if defined(__aarch64__)
-#include <asm/hwcap.h>
-#include <sys/auxv.h>
-#endif
+#include "kernels/backend.h"
 
 namespace glmd {
 namespace {
@@ -83,6 +77,16 @@ struct Loop {
     double macs;  // of one run
 };
 
+void multiply_scalar() {
+    std::int32_t sum = 0, x = 3;
+    for (int i = 0; i < turns; ++i) {
+        asm volatile("" : "+r"(x));
+        sum += x * x;
+    }
+    volatile std::int32_t sink = sum;
+    (void)sink;
+}
+
 #if defined(__x86_64__)
 
 typedef std::uint64_t V32 __attribute__((vector_size(32), may_alias));
@@ -129,33 +133,22 @@ void multiply_avx2() {
     asm volatile("vzeroupper");
 }
 
-/// CPUID leaf 7, subleaf 1: gcc 12 doesn't know the name.
-bool has_avxvnni() {
-    unsigned a = 7, b, c = 1, d;
-    asm volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-    return __builtin_cpu_supports("avx2") && (a >> 4 & 1);
-}
-
-/// Linux gives a process the tile registers only if it asks.
-bool tiles_granted() {
-    constexpr int request_state = 0x1023 /* ARCH_REQ_XCOMP_PERM */, tile_data = 18;
-    return syscall(SYS_arch_prctl, request_state, tile_data) == 0;
-}
-
-std::vector<Loop> loops_of_processor() {
-    std::vector<Loop> loops;
-    if (__builtin_cpu_supports("amx-int8") && tiles_granted()) loops.push_back({"avx512amx", multiply_amx, turns / 16 * 4.0 * 16 * 16 * 64});
-    if (__builtin_cpu_supports("avx512vnni")) loops.push_back({"avx512vnni", multiply_avx512vnni, turns * 12.0 * 64});
-    if (has_avxvnni()) loops.push_back({"avxvnni", multiply_avxvnni, turns * 12.0 * 32});
-    if (__builtin_cpu_supports("avx2")) loops.push_back({"avx2", multiply_avx2, turns * 12.0 * 32});
-    return loops;
-}
+const Loop all_loops[] = {{"avx512amx", multiply_amx, turns / 16 * 4.0 * 16 * 16 * 64},
+                          {"avx512vnni", multiply_avx512vnni, turns * 12.0 * 64},
+                          {"avxvnni", multiply_avxvnni, turns * 12.0 * 32},
+                          {"avx2", multiply_avx2, turns * 12.0 * 32},
+                          {"scalar", multiply_scalar, turns}};
 
 #elif defined(__aarch64__)
 
 void (*best_read())(const void*) { return read_plain; }
 
 #define CLOBBERED "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24"
+
+__attribute__((target("arch=armv8.2-a+i8mm"))) void multiply_neoni8mm() {
+    for (int i = 0; i < turns; ++i)
+        asm volatile(".irp r,1,2,3,4,5,6,7,16,17,18,19,20,21,22,23,24\n\tsmmla v\\r\\().4s, v0.16b, v0.16b\n\t.endr" : : : CLOBBERED);
+}
 
 __attribute__((target("arch=armv8.2-a+dotprod"))) void multiply_neondot() {
     for (int i = 0; i < turns; ++i)
@@ -168,37 +161,29 @@ void multiply_neon() {
                      : : : CLOBBERED);
 }
 
-std::vector<Loop> loops_of_processor() {
-    std::vector<Loop> loops;
-    if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) loops.push_back({"neondot", multiply_neondot, turns * 16.0 * 16});
-    loops.push_back({"neon", multiply_neon, turns * 8.0 * 16});
-    return loops;
-}
+const Loop all_loops[] = {{"neoni8mm", multiply_neoni8mm, turns * 16.0 * 32},
+                          {"neondot", multiply_neondot, turns * 16.0 * 16},
+                          {"neon", multiply_neon, turns * 8.0 * 16},
+                          {"scalar", multiply_scalar, turns}};
 
 #else
 
 void (*best_read())(const void*) { return read_plain; }
-std::vector<Loop> loops_of_processor() { return {}; }
+const Loop all_loops[] = {{"scalar", multiply_scalar, turns}};
 
 #endif
 
-void multiply_scalar() {
-    std::int32_t sum = 0, x = 3;
-    for (int i = 0; i < turns; ++i) {
-        asm volatile("" : "+r"(x));
-        sum += x * x;
-    }
-    volatile std::int32_t sink = sum;
-    (void)sink;
-}
-
+/// Those that this processor can run.
 const std::vector<Loop>& loops() {
-    static const std::vector<Loop> all = [] {
-        std::vector<Loop> found = loops_of_processor();
-        found.push_back({"scalar", multiply_scalar, turns});
+    static const std::vector<Loop> usable = [] {
+        std::vector<Loop> found;
+        for (const std::string& isa : cpu_instruction_sets()) {
+            for (const Loop& loop : all_loops)
+                if (isa == loop.name) found.push_back(loop);
+        }
         return found;
     }();
-    return all;
+    return usable;
 }
 
 }  // namespace
