@@ -8,6 +8,7 @@
 #include <map>
 
 #include "cli/model.h"
+#include "engine/available_memory.h"
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/checkpoint/gguf.h"
 #include "engine/memory_plan.h"

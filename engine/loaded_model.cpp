@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <string_view>
 
+#include "engine/available_memory.h"
 #include "engine/checkpoint/mapped_file.h"
 #include "engine/memory_plan.h"
 #include "engine/self_test.h"

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 
 namespace glmd {
 namespace {
@@ -213,15 +212,6 @@ void require_memory(const MemoryPlan& plan, std::size_t budget) {
     if (budget > 0 && plan.total() > budget)
         throw ModelError("insufficient memory: " + plan.text() + ", and only " + gigabytes(budget) +
                          " are available; use a smaller context or model");
-}
-
-std::size_t available_memory() {
-    std::ifstream f("/proc/meminfo");
-    for (std::string key, rest; f >> key; std::getline(f, rest)) {
-        std::size_t kib = 0;
-        if (key == "MemAvailable:" && f >> kib) return kib * 1024;
-    }
-    return 0;
 }
 
 }  // namespace glmd

@@ -63,6 +63,4 @@ MemoryPlan plan_memory(const ModelShape& shape, std::size_t weights, const Memor
 /// ModelError "insufficient memory: …" with the plan's numbers when they are more than `budget`; 0: no bound.
 void require_memory(const MemoryPlan& plan, std::size_t budget);
 
-std::size_t available_memory();  // MemAvailable; 0 where the system doesn't say
-
 }  // namespace glmd

@@ -22,6 +22,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "engine/available_memory.h"
 #include "engine/checkpoint/gguf_writer.h"
 #include "engine/checkpoint/mapped_file.h"
 #include "engine/memory_plan.h"
