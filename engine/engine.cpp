@@ -337,22 +337,31 @@ private:
             if (wanted[i]) accept(*wanted[i], {logits_.data() + i * vocabulary, vocabulary});
     }
 
-    /// All rows through each layer before the next, as many at a time as the model takes.
+    /// All rows through each layer before the next, as many at a time as the model takes. With weights on disk that may take
+    /// minutes: false when in the meantime nobody is left who waits for it, or the engine stops.
     bool run_layers(const Step& s, StepPlan& plan, std::vector<Sequence*>& wanted) {
         Model& model = *loaded_.model;
-        const int most = options_.prefill_rows + options_.batch();
+        const int most = options_.prefill_rows + options_.batch(), layers = model.config().layers;
         model.embed(s);
-        for (int l = 0; l < model.config().layers; ++l) {
-            if (loaded_.plan.streamed && l > 0 && !look_up(l, plan, wanted)) return false;
-            for (int first = 0; first < s.rows; first += most) model.keys(s.slice(first, std::min(most, s.rows - first)), l);
-            for (int first = 0; first < s.rows; first += most) model.rest(s.slice(first, std::min(most, s.rows - first)), l);
+        for (int half = 0; half < 2 * layers; ++half) {
+            for (int first = 0; first < s.rows; first += most) {
+                if (loaded_.plan.streamed && !look_up(plan, wanted)) return false;
+                const Step part = s.slice(first, std::min(most, s.rows - first));
+                half % 2 ? model.rest(part, half / 2) : model.keys(part, half / 2);
+            }
+            if (half % 2 && half / 2 + 1 < layers) tell_progress(plan, half / 2 + 1, layers);
         }
         return true;
     }
 
-    /// Between the layers of a pass over weights on disk, which may take a minute: who doesn't want to wait any longer leaves it.
-    /// False when nobody is left, or the engine stops.
-    bool look_up(int layer, StepPlan& plan, std::vector<Sequence*>& wanted) {
+    static void tell_progress(const StepPlan& plan, int done, int layers) {
+        for (Job* j : plan.whole)
+            if (const Sequence& s = of(j); s.prefilled == Clock::time_point{} && s.sink.on_prefill)
+                s.sink.on_prefill(static_cast<int>(std::int64_t(s.prompt) * done / layers), s.prompt);
+    }
+
+    /// In the middle of a pass: who doesn't want to wait any longer leaves it, and the watchdog sees life.
+    bool look_up(StepPlan& plan, std::vector<Sequence*>& wanted) {
         {
             std::lock_guard lock(mailbox_->mutex);
             if (mailbox_->stopping) return false;
@@ -362,10 +371,7 @@ private:
             std::erase(plan.whole, &s);
             std::replace(wanted.begin(), wanted.end(), &s, static_cast<Sequence*>(nullptr));
         });
-        for (Job* j : plan.whole)
-            if (Sequence& s = of(j); s.prefilled == Clock::time_point{} && s.sink.on_prefill)
-                s.sink.on_prefill(static_cast<int>(std::int64_t(s.prompt) * layer / loaded_.info.layers), s.prompt);
-        ++steps_;  // it is alive
+        ++steps_;
         publish();
         return !plan.decode.empty() || !plan.whole.empty();
     }

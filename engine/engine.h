@@ -107,7 +107,7 @@ struct EngineStatus {
     std::uint64_t cached_tokens = 0;  // of prompts, that needn't be computed
     std::uint64_t pauses = 0;         // sequences that had to give their blocks back and wait again
     double decode_tokens_per_s = 0;  // of the last busy seconds
-    std::uint64_t steps = 0;         // grows while there is work: what the watchdog looks at
+    std::uint64_t steps = 0;         // and parts of those with streamed weights: grows while there is work, for the watchdog
 };
 
 enum class SubmitError : std::uint8_t { none, queue_full, quota_exceeded, too_long, empty, stopping };

@@ -300,8 +300,9 @@ void pack_model(const std::string& gguf_path, const PackedPaths& paths, Backend&
 
     auto fingerprint = recorded_fingerprint(file);
     const std::size_t available = available_memory();
-    if (!fingerprint && (available == 0 || size.file < available)) {
-        const PackedFile packed(out.temporary_path());
+    if (!fingerprint) {
+        PackedFile packed(out.temporary_path());
+        if (available > 0 && size.file >= available) packed.stream();
         fingerprint = make_fingerprint(backend, file, packed);  // layer by layer, as the peak of memory is promised
     }
     write_metadata(file, paths.metadata, fingerprint ? &*fingerprint : nullptr);
