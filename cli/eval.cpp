@@ -15,7 +15,7 @@ namespace glmd {
 namespace {
 
 struct EvalOptions {
-    std::string model, precision = "exact", cache;
+    std::string model, precision = "exact", weights = "auto", cache;
     int window = 256;
 };
 
@@ -40,6 +40,7 @@ public:
         engine_.prefill_rows = 1;
         engine_.kv_bytes = 1;  // one context
         engine_.cache_directory = o.cache;
+        engine_.weights = *weights_mode_named(o.weights);
         model_ = load_model(o.model, engine_);
     }
 
@@ -146,6 +147,7 @@ void add_eval(CLI::App& app, Globals&, Action& action) {
     CLI::App* sub = app.add_subcommand("eval", "run a model file without the daemon: JSON tasks on stdin, answers on stdout");
     sub->add_option("model", options->model, "a GGUF file")->required()->check(CLI::ExistingFile);
     sub->add_option("--precision", options->precision, "exact, fine or fast")->check(CLI::IsMember({"exact", "fine", "fast"}))->capture_default_str();
+    sub->add_option("--weights", options->weights, "auto, resident, or stream: read from disk for every step")->check(CLI::IsMember({"auto", "resident", "stream"}))->capture_default_str();
     sub->add_option("--window", options->window, "longest prompt, and perplexity's window, in tokens")->check(CLI::Range(2, 8192))->capture_default_str();
     sub->add_option("--cache", options->cache, "where packed weights are kept")->capture_default_str();
     sub->footer(

@@ -132,6 +132,8 @@ void add_model(CLI::App& app, Globals& globals, Action& action) {
     about->add_flag("--memory", options->memory, "what it takes to run: weights, KV cache, workspace");
     about->add_option("--context", options->context, "tokens to plan for (else what the model was trained for, at most 8192)")->check(CLI::Range(1, 1 << 24));
     about->add_option("--kv", options->kv, "type of the KV cache (else f16; f32 is what precision=exact takes)")->check(CLI::IsMember({"f16", "f32", "int8"}));
+    about->add_option("--weights", options->weights, "plan for weights that are resident, that stream from disk, or whichever fits (auto)")
+        ->check(CLI::IsMember({"auto", "resident", "stream"}))->capture_default_str();
     about->add_option("--type", options->type, "what a checkpoint will be converted to")->check(types)->capture_default_str();
     about->add_option("--config", options->config, "a configuration for checkpoints that have none")->check(CLI::ExistingFile);
     about->footer(

@@ -21,7 +21,7 @@ struct ModelOptions {
     std::string path, state_dir, name, sha256;
     bool make_default = false, force = false;
     // convert, verify, info
-    std::string output, type = "int4", config, tokenizer, prefix, chat_template, temp_dir, kv;
+    std::string output, type = "int4", config, tokenizer, prefix, chat_template, temp_dir, kv, weights = "auto";
     bool self_test = true, memory = false;
     int context = 0, threads = 0;
     // bench

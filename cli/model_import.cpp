@@ -16,6 +16,7 @@
 #include <iostream>
 
 #include "cli/model.h"
+#include "engine/memory_plan.h"
 #include "engine/models/model.h"
 
 namespace glmd {
@@ -156,7 +157,10 @@ Exit run_model_import(const Globals& globals, const ModelOptions& options) {
     if (::access(folder.c_str(), W_OK | X_OK) != 0) throw_errno("can't write in " + folder, errno);
 
     // Will it run here, will it fit there.
-    const double needed = d.file_bytes + d.kv_bytes, memory_total = memory("MemTotal"), memory_free = memory("MemAvailable");
+    const double memory_total = memory("MemTotal"), memory_free = memory("MemAvailable");
+    const Gguf gguf(source);
+    const MemoryPlan plan = plan_memory(shape_of(gguf), packed_size(gguf, *make_cpu_backend({1, {}})), {}, WeightsMode::automatic, std::size_t(memory_free));
+    const double needed = static_cast<double>(plan.total());
     if (memory_total > 0 && needed > memory_total && !options.force)
         throw CliError(Exit::no_memory, "the model needs about " + human_bytes(needed) + " of memory and this machine has " +
                                             human_bytes(memory_total) + " (--force imports it all the same)");
@@ -164,6 +168,9 @@ Exit run_model_import(const Globals& globals, const ModelOptions& options) {
         std::cerr << terminal.paint_error("the model needs about " + human_bytes(needed) + " of memory and " +
                                               human_bytes(memory_free) + " are available now",
                                           Style::warn)
+                  << '\n';
+    else if (plan.streamed)
+        std::cerr << terminal.paint_error("its weights will stream from disk, since memory is too small for them: " + plan.pass_text(read_speed(source)), Style::warn)
                   << '\n';
     const std::string target = folder + "/" + name;
     struct stat existing {};

@@ -8,6 +8,7 @@
 #include <map>
 
 #include "cli/model.h"
+#include "engine/available_memory.h"
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/checkpoint/gguf.h"
 #include "engine/memory_plan.h"
@@ -150,27 +151,29 @@ void print(const Upstream& u, std::ostream& out) {
 }
 
 /// The same plan that the daemon makes before it loads.
-MemoryPlan plan_for(const ModelShape& shape, std::size_t weights, const ModelOptions& options) {
+MemoryPlan plan_for(const ModelShape& shape, const PackedSize& packed, const ModelOptions& options) {
     MemoryRequest request;
     request.context = options.context;
     request.kv = kv_type_named(options.kv);  // empty: the default
-    return plan_memory(shape, weights, request);
+    return plan_memory(shape, packed, request, *weights_mode_named(options.weights), available_memory());
 }
 
 json::object to_json(const MemoryPlan& p) {
-    return {{"weights", p.weights}, {"kv", p.kv}, {"kv_type", name(p.kv_shape.type)}, {"context", p.context}, {"workspace", p.workspace},
+    return {{"weights", p.weights}, {"streamed", p.streamed}, {"pass_bytes", p.pass_bytes}, {"kv", p.kv}, {"kv_type", name(p.kv_shape.type)}, {"context", p.context}, {"workspace", p.workspace},
             {"total", p.total()}, {"available", available_memory()}};
 }
 
-void print(const MemoryPlan& p, const std::string& type, const Terminal& terminal) {
+void print(const MemoryPlan& p, const std::string& type, double disk_bytes_per_s, const Terminal& terminal) {
     const auto row = [&](const char* key, const std::string& value) { std::cout << pad(key, 14) << value << '\n'; };
-    row("weights", gigabytes(p.weights) + (type.empty() ? "" : " as " + type));
+    row("weights", gigabytes(p.weights) + (type.empty() ? "" : " as " + type) +
+                       (p.streamed ? " in memory; " + gigabytes(p.pass_bytes) + " stream from disk" : ""));
     row("KV cache", gigabytes(p.kv) + " for " + std::to_string(p.context) + " tokens in " + name(p.kv_shape.type));
     row("workspace", gigabytes(p.workspace));
     const std::size_t available = available_memory();
     row("together", gigabytes(p.total()));
     if (available > 0)
         row("available", terminal.paint(gigabytes(available), available < p.total() ? Style::bad : Style::good));
+    if (p.streamed) row("time", p.pass_text(disk_bytes_per_s));
 }
 
 }  // namespace
@@ -194,7 +197,7 @@ Exit run_model_info(const Globals& globals, const ModelOptions& options) {
         const Upstream u = read_upstream(options.path, options.config);
         if (options.memory) {
             const auto backend = make_cpu_backend({1, {}});
-            plan = plan_for(u.shape, packed_bytes(u.shape, output_type(options.type), *backend), options);
+            plan = plan_for(u.shape, packed_size(u.shape, output_type(options.type), *backend), options);
         }
         if (globals.json) result = to_json(u);
         else print(u, std::cout);
@@ -203,7 +206,7 @@ Exit run_model_info(const Globals& globals, const ModelOptions& options) {
         if (options.memory) {
             const Gguf gguf(d.file);
             const auto backend = make_cpu_backend({1, {}});
-            plan = plan_for(shape_of(gguf), packed_file_bytes(gguf, *backend), options);
+            plan = plan_for(shape_of(gguf), packed_size(gguf, *backend), options);
         }
         if (globals.json) result = to_json(d);
         else print(d, std::cout);
@@ -212,7 +215,7 @@ Exit run_model_info(const Globals& globals, const ModelOptions& options) {
         if (options.memory) result["memory"] = to_json(plan);
         std::cout << json::serialize(result) << '\n';
     } else if (options.memory) {
-        print(plan, upstream ? options.type : "", terminal);
+        print(plan, upstream ? options.type : "", plan.streamed && !upstream ? read_speed(model_file(options.path)) : 0, terminal);
         if (options.context > plan.context)
             std::cerr << "the model was trained for " << plan.context << " tokens: no longer context is planned\n";
     }

@@ -39,6 +39,7 @@ void Application::load_model() {
     state_ = ModelState::loading;
     loading_ = true;
     EngineOptions options = config.engine;
+    options.on_plan = [](const std::string& plan) { log_info(plan); };
     loader_ = std::thread([this, path, options, old] {
         for (int i = 0; !old.expired(); ++i) {
             if (i == 200) asio::post(io, [this] { cancel_generations(); });
@@ -64,7 +65,7 @@ void Application::load_model() {
                 const ModelInfo& info = engine_->model();
                 log_info("model " + model_id_ + ": " + info.architecture + " " + info.quantization + ", " + std::to_string(info.parameters / 1000000) +
                          "M parameters, context " + std::to_string(info.context) + ", weights " + std::to_string(info.weight_bytes >> 20) +
-                         " MiB, KV " + std::to_string(info.kv_bytes >> 20) + " MiB, " + info.backend + ", loaded in " +
+                         " MiB" + (info.pass_bytes ? " and " + std::to_string(info.pass_bytes >> 20) + " MiB streamed from disk" : "") + ", KV " + std::to_string(info.kv_bytes >> 20) + " MiB, " + info.backend + ", loaded in " +
                          std::to_string(int(info.load_s * 1000)) + " ms");
             } else {
                 log_error("model " + model_id_ + ": " + failure_);

@@ -54,6 +54,11 @@ std::optional<KvType> parse_kv_type(const std::string& text, const std::string& 
     throw ConfigError(where + ": kv_type must be \"auto\", \"f32\", \"f16\" or \"int8\", not \"" + text + "\"");
 }
 
+WeightsMode parse_weights(const std::string& text, const std::string& where) {
+    if (const auto mode = weights_mode_named(text)) return *mode;
+    throw ConfigError(where + ": weights must be \"auto\", \"resident\" or \"stream\", not \"" + text + "\"");
+}
+
 std::string read_text(const std::string& path) {
     std::ifstream in(path, std::ios::binary);
     if (!in) throw ConfigError(path + ": can't be read");
@@ -171,6 +176,9 @@ void apply_toml(Config& config, std::string_view text, const std::string& where)
         {"engine.prefill_rows", integer(config.engine.prefill_rows)},
         {"engine.kv_bytes", bytes(config.engine.kv_bytes)},
         {"engine.memory_budget", bytes(config.engine.memory_budget)},
+        {"engine.weights", [&](const toml::node& node, const std::string& at) {
+             config.engine.weights = parse_weights(node.value_exact<std::string>().value_or(""), at);
+         }},
         {"engine.kv_type", [&](const toml::node& node, const std::string& at) {
              config.engine.kv = parse_kv_type(node.value_exact<std::string>().value_or(""), at);
          }},
@@ -224,7 +232,7 @@ Config read_config(int argc, const char* const* argv) {
     CLI::App app{"glmd: local language models as a system service", "glmd"};
     app.set_version_flag("--version", std::string("glmd ") + version);
     std::string file;
-    std::optional<std::string> socket, state, cache, model, precision, memory;
+    std::optional<std::string> socket, state, cache, model, precision, memory, weights;
     std::optional<int> threads, context, sequences;
     bool verbose = false;
     app.add_option("--config", file, "read this file instead of /usr/lib/glmd, /etc/glmd");
@@ -237,6 +245,7 @@ Config read_config(int argc, const char* const* argv) {
     app.add_option("--precision", precision, "auto, exact, fine or fast");
     app.add_option("--max-sequences", sequences, "sequences computed together");
     app.add_option("--memory-budget", memory, "for weights, KV and workspace, like 6G");
+    app.add_option("--weights", weights, "auto, resident, or stream: read from disk for every step, for models larger than memory");
     app.add_flag("--verbose", verbose, "log every request");
     try {
         app.parse(argc, argv);
@@ -274,6 +283,7 @@ Config read_config(int argc, const char* const* argv) {
     if (sequences) config.engine.max_sequences = *sequences;
     if (precision) config.engine.precision = parse_precision(*precision, "--precision");
     if (memory) config.engine.memory_budget = std::size_t(parse_bytes(*memory, "--memory-budget"));
+    if (weights) config.engine.weights = parse_weights(*weights, "--weights");
     config.verbose = config.verbose || verbose;
     config.engine.cache_directory = config.cache_directory;
     validate(config);

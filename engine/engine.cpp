@@ -60,13 +60,14 @@ private:
     std::function<void()> wake_;
 };
 
-SchedulerOptions scheduler_options(const EngineOptions& o, const ModelInfo& info) {
+SchedulerOptions scheduler_options(const EngineOptions& o, const ModelInfo& info, const MemoryPlan& plan) {
     SchedulerOptions s;
     s.max_running = o.max_sequences;
     s.spare_running = o.spare_sequences;
     s.max_running_per_uid = o.max_sequences_per_uid;
     s.prefill_rows = o.prefill_rows;
     s.layers = info.layers;
+    s.pass_rows = plan.streamed ? plan.prompt_rows() : 0;
     s.block_tokens = kv_block_tokens;
     return s;
 }
@@ -87,9 +88,10 @@ bool is_plain(const PromptLayout& l) {
 class EngineThread final : public Engine {
 public:
     EngineThread(LoadedModel loaded, const EngineOptions& options)
-        : loaded_(std::move(loaded)), options_(options), scheduler_(scheduler_options(options, loaded_.info)),
+        : loaded_(std::move(loaded)), options_(options), scheduler_(scheduler_options(options, loaded_.info, loaded_.plan)),
           cache_(loaded_.pool->blocks()),
-          buffers_(*loaded_.backend, options.prefill_rows + options.batch(), options.batch(), blocks_for(loaded_.info.context)),
+          buffers_(*loaded_.backend, std::max(loaded_.plan.streamed ? loaded_.plan.kept_rows : 0, options.prefill_rows + options.batch()),
+                   options.batch(), blocks_for(loaded_.info.context)),
           end_ids_(loaded_.end_ids), mailbox_(std::make_shared<Mailbox>(queue_limits(options))) {
         status_.kv_blocks = cache_.total();
         thread_ = std::thread([this] { run(); });
@@ -199,12 +201,15 @@ private:
         return !mailbox_->stopping;
     }
 
-    void drop_ended() {
+    /// Ends those that were cancelled or whose deadline has passed; before(sequence) is told first.
+    void drop_ended(const std::function<void(Sequence&)>& before = [](Sequence&) {}) {
         const auto now = Clock::now();
         for (auto it = live_.begin(); it != live_.end();) {
             Sequence& s = **it++;
-            if (s.cancelled->load()) finish(s, FinishReason::cancelled, {});
-            else if (now >= s.request.deadline) finish(s, FinishReason::deadline, {});
+            const bool cancelled = s.cancelled->load();
+            if (!cancelled && now < s.request.deadline) continue;
+            before(s);
+            finish(s, cancelled ? FinishReason::cancelled : FinishReason::deadline, {});
         }
     }
 
@@ -291,9 +296,9 @@ private:
         release(s);
     }
 
-    void step(const StepPlan& plan) {
+    void step(StepPlan plan) {
         const auto begin = Clock::now();
-        std::vector<Sequence*> wanted;  // by row of logits_
+        std::vector<Sequence*> wanted;  // by row of logits_; null for who has left
         buffers_.clear();
         logits_.clear();
         for (Job* j : plan.decode) {
@@ -306,14 +311,13 @@ private:
             if (fill->cached + plan.fill_rows == fill->length) wanted.push_back(fill);
             else buffers_.logit_rows.pop_back();
         }
+        for (Job* j : plan.whole) {
+            add_rows(of(j), j->cached, j->length - j->cached);
+            wanted.push_back(&of(j));
+        }
         if (!buffers_.ids.empty()) {
-            Model& model = *loaded_.model;
             const Step s = buffers_.upload(*loaded_.pool, loaded_.precision);
-            model.embed(s);
-            for (int l = 0; l < model.config().layers; ++l) {
-                model.keys(s, l);
-                model.rest(s, l);
-            }
+            if (!run_layers(s, plan, wanted)) return;
             if (!wanted.empty()) take_logits(s);
         }
         StepPlan done = plan;
@@ -323,12 +327,53 @@ private:
         scheduler_.ran(done, took, now());
         work_rate_ = smoothed(work_rate_, (scheduler_.work_done() - work) / std::max(took, 1e-9));
         ++steps_;
-        if (!plan.fill && !plan.decode.empty()) decode_rate_ = smoothed(decode_rate_, plan.decode.size() / std::max(took, 1e-9));
+        if (!plan.fill && plan.whole.empty() && !plan.decode.empty()) decode_rate_ = smoothed(decode_rate_, plan.decode.size() / std::max(took, 1e-9));
 
         for (Job* j : plan.decode) ++j->cached;
         if (fill) filled(*fill, plan.fill_rows, done.fill_units);
+        for (Job* j : plan.whole) filled(of(j), j->length - j->cached, 0);
         const std::size_t vocabulary = loaded_.model->config().vocabulary;
-        for (std::size_t i = 0; i < wanted.size(); ++i) accept(*wanted[i], {logits_.data() + i * vocabulary, vocabulary});
+        for (std::size_t i = 0; i < wanted.size(); ++i)
+            if (wanted[i]) accept(*wanted[i], {logits_.data() + i * vocabulary, vocabulary});
+    }
+
+    /// All rows through each layer before the next, as many at a time as the model takes. With weights on disk that may take
+    /// minutes: false when in the meantime nobody is left who waits for it, or the engine stops.
+    bool run_layers(const Step& s, StepPlan& plan, std::vector<Sequence*>& wanted) {
+        Model& model = *loaded_.model;
+        const int most = options_.prefill_rows + options_.batch(), layers = model.config().layers;
+        model.embed(s);
+        for (int half = 0; half < 2 * layers; ++half) {
+            for (int first = 0; first < s.rows; first += most) {
+                if (loaded_.plan.streamed && !look_up(plan, wanted)) return false;
+                const Step part = s.slice(first, std::min(most, s.rows - first));
+                half % 2 ? model.rest(part, half / 2) : model.keys(part, half / 2);
+            }
+            if (half % 2 && half / 2 + 1 < layers) tell_progress(plan, half / 2 + 1, layers);
+        }
+        return true;
+    }
+
+    static void tell_progress(const StepPlan& plan, int done, int layers) {
+        for (Job* j : plan.whole)
+            if (const Sequence& s = of(j); s.prefilled == Clock::time_point{} && s.sink.on_prefill)
+                s.sink.on_prefill(static_cast<int>(std::int64_t(s.prompt) * done / layers), s.prompt);
+    }
+
+    /// In the middle of a pass: who doesn't want to wait any longer leaves it, and the watchdog sees life.
+    bool look_up(StepPlan& plan, std::vector<Sequence*>& wanted) {
+        {
+            std::lock_guard lock(mailbox_->mutex);
+            if (mailbox_->stopping) return false;
+        }
+        drop_ended([&](Sequence& s) {
+            std::erase(plan.decode, &s);
+            std::erase(plan.whole, &s);
+            std::replace(wanted.begin(), wanted.end(), &s, static_cast<Sequence*>(nullptr));
+        });
+        ++steps_;
+        publish();
+        return !plan.decode.empty() || !plan.whole.empty();
     }
 
     static double smoothed(double before, double value) { return before == 0 ? value : 0.9 * before + 0.1 * value; }

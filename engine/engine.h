@@ -15,6 +15,7 @@
 #include "engine/sampler.h"
 #include "engine/service_class.h"
 #include "engine/tokenizer.h"
+#include "engine/weights_mode.h"
 #include "kernels/backend.h"
 
 namespace glmd {
@@ -29,7 +30,8 @@ struct EngineOptions {
     int max_queue_per_uid = 0, max_queued_tokens_per_uid = 0, max_sequences_per_uid = 0;
     int prefill_rows = 256;       // prompt tokens of one unit of work
     std::size_t kv_bytes = 0;     // 0: enough for max_sequences / 2 full contexts, within the memory budget
-    std::size_t memory_budget = 0;  // bytes for weights, KV and workspace; 0: MemAvailable
+    std::size_t memory_budget = 0;  // bytes for weights, KV and workspace; 0: what the machine and our cgroup have left
+    WeightsMode weights = WeightsMode::automatic;
     /// Unset: fine below 2 billion parameters, whose answers int8 activations visibly hurt; fast above.
     std::optional<Precision> precision;
     std::optional<KvType> kv;     // unset: f32 in exact precision, else f16; i8 halves it again
@@ -38,6 +40,7 @@ struct EngineOptions {
     bool self_test = true;
     std::string cache_directory;  // packed weights
     std::function<void(std::size_t done, std::size_t total)> on_pack;  // bytes, while a model is packed for the first time
+    std::function<void(const std::string& plan)> on_plan;  // sentences on memory and time, before anything big is allocated
 
     int batch() const { return max_sequences + spare_sequences; }
 };
@@ -88,7 +91,9 @@ struct ModelInfo {
     std::string name, path, architecture, quantization;
     std::int64_t parameters = 0;
     int context = 0, trained_context = 0, vocabulary = 0, layers = 0;
-    std::size_t weight_bytes = 0, kv_bytes = 0, workspace_bytes = 0;
+    std::size_t weight_bytes = 0, kv_bytes = 0, workspace_bytes = 0;  // in memory
+    std::size_t pass_bytes = 0;  // of streamed weights, read from disk for every pass over the layers
+    double pass_s = 0;           // what that takes, as measured at load
     std::string backend;
     double load_s = 0;
     std::optional<BlankRules> blanks;  // of models that fill blanks
@@ -102,7 +107,7 @@ struct EngineStatus {
     std::uint64_t cached_tokens = 0;  // of prompts, that needn't be computed
     std::uint64_t pauses = 0;         // sequences that had to give their blocks back and wait again
     double decode_tokens_per_s = 0;  // of the last busy seconds
-    std::uint64_t steps = 0;         // grows while there is work: what the watchdog looks at
+    std::uint64_t steps = 0;         // and parts of those with streamed weights: grows while there is work, for the watchdog
 };
 
 enum class SubmitError : std::uint8_t { none, queue_full, quota_exceeded, too_long, empty, stopping };

@@ -8,8 +8,8 @@
 #include <filesystem>
 #include <string_view>
 
+#include "engine/available_memory.h"
 #include "engine/checkpoint/mapped_file.h"
-#include "engine/memory_plan.h"
 #include "engine/self_test.h"
 #include "engine/step_buffers.h"
 
@@ -26,8 +26,15 @@ LoadedModel load_packed(const std::string& gguf_path, const PackedPaths& paths, 
     l.info.parameters = shape.parameters;
     l.precision = options.precision.value_or(default_precision(shape.parameters));
     const KvType kv_type = options.kv.value_or(default_kv_type(l.precision));
-    const MemoryPlan plan = plan_memory(shape, l.weights->bytes(), {options.context, kv_type, options.prefill_rows, options.batch()});
+    const MemoryPlan plan = l.plan = plan_memory(shape, l.weights->size(), {options.context, kv_type, options.prefill_rows, options.batch()},
+                                                 options.weights, budget);
     require_memory(plan, budget);
+    if (options.on_plan) options.on_plan("memory: " + plan.text());
+    if (plan.streamed) {
+        if (options.on_plan) options.on_plan("the weights stream from disk: " + plan.pass_text(read_speed(paths.weights)));
+        l.weights->stream();
+    }
+    l.weights->preload();
 
     l.tokenizer = load_tokenizer(*l.metadata);
     l.chat_template = load_chat_template(*l.metadata);
@@ -42,7 +49,8 @@ LoadedModel load_packed(const std::string& gguf_path, const PackedPaths& paths, 
     const int rows = std::max(options.prefill_rows + options.batch(), fingerprint_ids);
 
     l.pool = l.backend->make_kv_pool(plan.kv_shape, blocks);
-    l.model = find_family(shape.architecture)->load({*l.backend, *l.metadata, *l.weights, *l.tokenizer, plan.context, rows, options.batch() + 1});
+    l.model = find_family(shape.architecture)->load({*l.backend, *l.metadata, *l.weights, *l.tokenizer, plan.context, rows,
+                                                       std::max(plan.kept_rows, rows), options.batch() + 1});
     release_pages(l.metadata->contents());  // the tokenizer has its own copy
 
     ModelInfo& i = l.info;
@@ -54,7 +62,8 @@ LoadedModel load_packed(const std::string& gguf_path, const PackedPaths& paths, 
     i.trained_context = shape.trained_context;
     i.vocabulary = shape.vocabulary;
     i.layers = shape.layers;
-    i.weight_bytes = l.weights->bytes();
+    i.weight_bytes = plan.weights;
+    i.pass_bytes = plan.pass_bytes;
     i.kv_bytes = block * static_cast<std::size_t>(blocks);
     i.workspace_bytes = l.model->workspace_bytes();
     i.blanks = l.model->config().blanks;
@@ -72,13 +81,14 @@ LoadedModel load_model(const std::string& gguf_path, const EngineOptions& option
     const PackedPaths paths = packed_paths(gguf_path, options.cache_directory, *backend);
     const std::size_t budget = options.memory_budget ? options.memory_budget : available_memory();
     const auto pack = [&] {
-        PackLimits limits{budget, options.context, options.kv, options.prefill_rows, options.batch()};
+        PackLimits limits{budget, options.context, options.kv, options.prefill_rows, options.batch(), options.weights};
         if (!limits.kv && options.precision) limits.kv = default_kv_type(*options.precision);
         pack_model_in_child(gguf_path, paths, options.cpu.isa, limits, options.on_pack);
     };
     const auto load = [&](std::unique_ptr<Backend> b) {
         LoadedModel l = load_packed(gguf_path, paths, std::move(b), options, budget);
         if (options.self_test) run_self_test(l);
+        if (const LayerStream* stream = l.weights->streamed()) l.info.pass_s = double(l.info.pass_bytes) / std::max(stream->bytes_per_s(), 1.0);
         l.info.load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
         return l;
     };

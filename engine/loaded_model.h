@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "engine/memory_plan.h"
 #include "engine/models/model.h"
 
 namespace glmd {
@@ -21,6 +22,7 @@ struct LoadedModel {
     std::unique_ptr<Model> model;
     std::unique_ptr<KvPool> pool;
     Precision precision = Precision::exact;
+    MemoryPlan plan;
     std::vector<TokenId> end_ids;  // of the chat format and of the file
     ModelInfo info;
 };

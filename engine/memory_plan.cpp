@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 
 namespace glmd {
 namespace {
@@ -24,9 +23,10 @@ bool is_prefix_lm(const std::string& architecture) {
 
 int int32(std::int64_t n) { return static_cast<int>(n); }
 
-/// Calls add(rows, cols, of the embedding or the head) for every matrix, table(rows, cols) and vector(size) for the rest.
-template <class AddMatrix, class AddTable, class AddVector>
-void each_tensor(const ModelShape& s, const AddMatrix& matrix, const AddTable& table, const AddVector& vector) {
+/// Calls matrix(rows, cols, of the embedding or the head) for every matrix, table(rows, cols) and vector(size) for the rest;
+/// enter(layer) before a layer's, enter(-1) behind them.
+template <class AddMatrix, class AddTable, class AddVector, class EnterLayer>
+void each_tensor(const ModelShape& s, const AddMatrix& matrix, const AddTable& table, const AddVector& vector, const EnterLayer& enter) {
     const std::int64_t h = s.hidden, d = s.head_dim, q = s.heads * d, qkv = (s.heads + 2 * s.kv_heads) * d;
     const std::int64_t up = s.gated ? 2 * std::int64_t(s.inner) : s.inner;
     matrix(s.vocabulary, h, true);
@@ -35,6 +35,7 @@ void each_tensor(const ModelShape& s, const AddMatrix& matrix, const AddTable& t
     if (s.block_position_rows > 0) table(s.block_position_rows, h);
     for (int n = 0; n < (s.prefix_lm ? 2 : 1); ++n) vector(h);
     for (int i = 0; i < s.layers; ++i) {
+        enter(i);
         for (int n = 0; n < (s.prefix_lm || s.sandwich ? 4 : 2); ++n) vector(h);
         matrix(qkv, h, false);
         matrix(h, q, false);
@@ -43,6 +44,7 @@ void each_tensor(const ModelShape& s, const AddMatrix& matrix, const AddTable& t
         if (s.prefix_lm || s.qkv_bias) vector(qkv);
         if (s.prefix_lm) vector(h), vector(up), vector(h);
     }
+    enter(-1);
     if (s.prefix_tokens > 0)
         for (int which = 0; which < 2; ++which) vector(std::int64_t(s.layers) * s.prefix_tokens * s.kv_heads * d);
 }
@@ -50,7 +52,7 @@ void each_tensor(const ModelShape& s, const AddMatrix& matrix, const AddTable& t
 void count_parameters(ModelShape& s) {
     const auto matrix = [&](std::int64_t rows, std::int64_t cols, bool) { s.parameters += rows * cols; };
     const auto table = [&](std::int64_t rows, std::int64_t cols) { s.parameters += rows * cols; };
-    each_tensor(s, matrix, table, [&](std::int64_t n) { s.parameters += n; });
+    each_tensor(s, matrix, table, [&](std::int64_t n) { s.parameters += n; }, [](int) {});
 }
 
 /// What both layouts of the causal decoders have in common.
@@ -159,9 +161,10 @@ ModelShape shape_of_checkpoint(const std::string& path, const std::string& confi
     throw ModelError(path + ": there is no config.json in this folder; give --config FILE.");
 }
 
-std::size_t packed_bytes(const ModelShape& s, OutputType type, const Backend& backend) {
-    std::vector<std::size_t> pieces;
-    const auto add = [&](std::size_t n) { pieces.push_back(n); };
+PackedSize packed_size(const ModelShape& s, OutputType type, const Backend& backend) {
+    std::vector<PackedPiece> pieces;
+    int layer = -1;
+    const auto add = [&](std::size_t n) { pieces.push_back({layer, n}); };
     const auto typed = [&](DType t, std::int64_t rows, std::int64_t cols) {
         if (t == DType::q4_0 || t == DType::q8_0) cols = (cols + 31) / 32 * 32;
         add(backend.packed_bytes(backend.pack_format(t), rows, cols));
@@ -179,14 +182,19 @@ std::size_t packed_bytes(const ModelShape& s, OutputType type, const Backend& ba
         typed(t, rows, cols);
     };
     each_tensor(s, matrix, [&](std::int64_t rows, std::int64_t cols) { typed(DType::f32, rows, cols); },
-                [&](std::int64_t n) { add(std::size_t(n) * sizeof(float)); });
-    return packed_file_bytes(pieces);
+                [&](std::int64_t n) { add(std::size_t(n) * sizeof(float)); }, [&](int entered) { layer = entered; });
+    return packed_size(pieces);
 }
 
-MemoryPlan plan_memory(const ModelShape& s, std::size_t weights, const MemoryRequest& request) {
+namespace {
+
+MemoryPlan plan_as(const ModelShape& s, const PackedSize& packed, const MemoryRequest& request, bool streamed) {
     MemoryPlan p;
-    p.weights = weights;
+    p.streamed = streamed;
+    p.weights = streamed ? packed.file - packed.layers + LayerStream::buffer_bytes(s.layers, packed.largest) : packed.file;
+    p.pass_bytes = streamed ? packed.layers : 0;
     p.context = std::min(request.context > 0 ? request.context : std::min(s.trained_context, 8192), s.trained_context);
+    p.sequences = request.max_sequences;
     const KvType type = request.kv.value_or(default_kv_type(default_precision(s.parameters)));
     p.kv_shape = {s.layers, s.kv_heads, s.head_dim, type};
     const std::size_t blocks = std::size_t(p.context + kv_block_tokens - 1) / kv_block_tokens;
@@ -194,34 +202,43 @@ MemoryPlan plan_memory(const ModelShape& s, std::size_t weights, const MemoryReq
 
     const std::size_t h = s.hidden, q = std::size_t(s.heads) * s.head_dim, kv = std::size_t(s.kv_heads) * s.head_dim, qkv = q + 2 * kv;
     const std::size_t up = s.gated ? 2 * std::size_t(s.inner) : s.inner, rows = request.prefill_rows + request.max_sequences;
-    const std::size_t all = s.prefix_lm ? rows + p.context : rows;  // hidden state and queries: see Step::first_row
+    p.kept_rows = static_cast<int>(rows) + (s.prefix_lm || streamed ? p.context : 0);
     const std::size_t widest = s.prefix_lm ? std::max(qkv, up) : std::max(qkv, std::size_t(s.inner));
     const std::size_t apart = h + qkv + 2 * kv + q + up + s.inner, inner = s.inner, logit_rows = request.max_sequences + 1;
     const std::size_t shared = 2 * h + std::max(5 * q, up + std::max(inner, q));
-    p.activations = sizeof(float) * (all * (h + q) + rows * ((s.prefix_lm ? shared : apart) + widest) + logit_rows * (h + s.vocabulary));
+    p.activations = sizeof(float) * (p.kept_rows * (h + q) + rows * ((s.prefix_lm ? shared : apart) + widest) + logit_rows * (h + s.vocabulary));
     p.workspace = p.activations + sizeof(float) * (std::size_t(p.context) * s.rotary_dim + logit_rows * s.vocabulary) +
-                  sizeof(std::int32_t) * (rows * 6 + request.max_sequences * (blocks + 2));
+                  sizeof(std::int32_t) * ((streamed ? p.kept_rows : rows) * 6 + request.max_sequences * (blocks + 2));
     return p;
 }
 
+}  // namespace
+
+MemoryPlan plan_memory(const ModelShape& shape, const PackedSize& packed, const MemoryRequest& request, WeightsMode mode, std::size_t budget) {
+    const MemoryPlan resident = plan_as(shape, packed, request, false);
+    if (mode == WeightsMode::resident || (mode == WeightsMode::automatic && (budget == 0 || resident.total() <= budget))) return resident;
+    const MemoryPlan streamed = plan_as(shape, packed, request, true);
+    return mode == WeightsMode::stream || streamed.total() < resident.total() ? streamed : resident;
+}
+
 std::string MemoryPlan::text() const {
-    return "weights " + gigabytes(weights) + " + KV " + gigabytes(kv) + " for " + std::to_string(context) + " tokens + workspace " +
-           gigabytes(workspace) + " = " + gigabytes(total());
+    return "weights " + gigabytes(weights) + (streamed ? " (" + gigabytes(pass_bytes) + " stay on disk)" : "") + " + KV " + gigabytes(kv) +
+           " for " + std::to_string(context) + " tokens + workspace " + gigabytes(workspace) + " = " + gigabytes(total());
+}
+
+std::string MemoryPlan::pass_text(double bytes_per_s) const {
+    if (!streamed) return {};
+    char seconds[96] = "";
+    if (bytes_per_s > 0)
+        std::snprintf(seconds, sizeof seconds, ", %.2g s at this disk's %.2f GB/s", double(pass_bytes) / bytes_per_s, bytes_per_s / 1e9);
+    return "each pass reads " + gigabytes(pass_bytes) + seconds + ", and gives a token to each of up to " + std::to_string(sequences) +
+           " sequences, or takes in prompts of " + std::to_string(prompt_rows()) + " tokens";
 }
 
 void require_memory(const MemoryPlan& plan, std::size_t budget) {
     if (budget > 0 && plan.total() > budget)
         throw ModelError("insufficient memory: " + plan.text() + ", and only " + gigabytes(budget) +
                          " are available; use a smaller context or model");
-}
-
-std::size_t available_memory() {
-    std::ifstream f("/proc/meminfo");
-    for (std::string key, rest; f >> key; std::getline(f, rest)) {
-        std::size_t kib = 0;
-        if (key == "MemAvailable:" && f >> kib) return kib * 1024;
-    }
-    return 0;
 }
 
 }  // namespace glmd

@@ -8,6 +8,7 @@
 #include "engine/checkpoint/config.h"
 #include "engine/checkpoint/convert.h"
 #include "engine/checkpoint/gguf.h"
+#include "engine/checkpoint/pack.h"
 #include "engine/models/model.h"
 #include "kernels/backend.h"
 
@@ -33,8 +34,8 @@ ModelShape shape_of(const Config& config);
 /// Of what the user names: a configuration file or a checkpoint's folder; `config` overrides the folder's.
 ModelShape shape_of_checkpoint(const std::string& path, const std::string& config = {});
 
-/// Bytes of the packed weights of a checkpoint of this shape once it's converted to `type`.
-std::size_t packed_bytes(const ModelShape& shape, OutputType type, const Backend& backend);
+/// Of the packed weights of a checkpoint of this shape once it's converted to `type`.
+PackedSize packed_size(const ModelShape& shape, OutputType type, const Backend& backend);
 
 /// fine below 2 billion parameters, whose answers int8 activations visibly hurt; fast above.
 Precision default_precision(std::int64_t parameters);
@@ -48,21 +49,29 @@ struct MemoryRequest {
 
 struct MemoryPlan {
     int context = 0;
+    bool streamed = false;      // the layers stay on disk, but for the buffers that they are read into
     KvShape kv_shape;
-    std::size_t weights = 0;
+    std::size_t weights = 0;    // in memory
+    std::size_t pass_bytes = 0; // read from disk by each pass over the layers
     std::size_t kv = 0;         // one sequence that fills the context
     std::size_t workspace = 0;  // activations, rotary table, a step's tables, logits
     std::size_t activations = 0;  // of the workspace: what Model::workspace_bytes() will say
+    int sequences = 0;          // in one step
+    int kept_rows = 0;          // ModelContext's
     std::size_t total() const { return weights + kv + workspace; }
+    /// Prompt tokens of one pass over streamed weights.
+    int prompt_rows() const { return kept_rows - sequences; }
     /// "weights 3.47 GB + KV 0.94 GB for 2048 tokens + workspace 0.16 GB = 4.57 GB"
     std::string text() const;
+    /// What a pass over streamed weights takes and gives, with a disk of that speed (0: unknown); empty for resident ones.
+    std::string pass_text(double bytes_per_s) const;
 };
 
-MemoryPlan plan_memory(const ModelShape& shape, std::size_t weights, const MemoryRequest& request);
+/// Streams where it must or, left to choose, where resident weights are more than `budget` (0: no bound).
+MemoryPlan plan_memory(const ModelShape& shape, const PackedSize& packed, const MemoryRequest& request,
+                       WeightsMode mode = WeightsMode::resident, std::size_t budget = 0);
 
 /// ModelError "insufficient memory: …" with the plan's numbers when they are more than `budget`; 0: no bound.
 void require_memory(const MemoryPlan& plan, std::size_t budget);
-
-std::size_t available_memory();  // MemAvailable; 0 where the system doesn't say
 
 }  // namespace glmd

@@ -274,7 +274,19 @@ int Scheduler::rows_within(double seconds, int taken) const {
     return static_cast<int>(std::clamp<double>(rows, 1, options_.prefill_rows));
 }
 
+/// A pass over weights on disk takes its time however many rows it has: so all that fits goes in, first come, first served.
+StepPlan Scheduler::plan_pass() const {
+    StepPlan p;
+    int room = options_.pass_rows;
+    for (Job* j : running_) {
+        if (j->decoding()) p.decode.push_back(j);
+        else if (const int rows = j->length - j->cached; rows <= room) p.whole.push_back(j), room -= rows;
+    }
+    return p;
+}
+
 StepPlan Scheduler::plan(double now) {
+    if (options_.pass_rows > 0) return plan_pass();
     StepPlan p;
     std::vector<Job*> patient;  // flex streams
     int hurried = 0;
@@ -345,6 +357,15 @@ void Scheduler::ran(const StepPlan& plan, double seconds, double now) {
         charge(*j, options_.decode_weight);
         j->charged = std::max(j->charged, j->length);
     }
+    // What is computed again after a pause was paid before.
+    auto charge_fill = [&](Job& j, int reached) {
+        charge(j, std::max(0, reached - std::max(j.charged, j.cached)));
+        j.charged = std::max(j.charged, reached);
+    };
+    for (Job* j : plan.whole) {
+        rows += j->length - j->cached;
+        charge_fill(*j, j->length);
+    }
     if (Job* f = plan.fill) {
         int reached = f->cached + plan.fill_rows;
         rows += plan.fill_rows;
@@ -355,9 +376,7 @@ void Scheduler::ran(const StepPlan& plan, double seconds, double now) {
                 by_layers_ = nullptr;
             }
         }
-        // What is computed again after a pause was paid before.
-        charge(*f, std::max(0, reached - std::max(f->charged, f->cached)));
-        f->charged = std::max(f->charged, reached);
+        charge_fill(*f, reached);
     }
     cost_.note(rows, seconds);
 }

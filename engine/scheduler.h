@@ -22,6 +22,7 @@ struct SchedulerOptions {
     int least_rows = 8;          // and at least, unless a priority stream hurries
     int layers = 1;              // a bidirectional prompt's units are (layer, half, prefill_rows)
     int block_tokens = 32;
+    int pass_rows = 0;           // of streamed weights: prompt tokens of one step, which takes in whole prompts; 0: resident
     double unit_s = 0.25;        // a prompt's unit beside streams should take no longer
     double slowdown = 1.7;       // and beside a priority stream no longer than makes its token this much later
     double aging_s = 10;         // from then on a waiting sequence gets every fourth turn, whatever its class
@@ -73,7 +74,8 @@ struct StepPlan {
     Job* fill = nullptr;       // whose prompt goes on
     int fill_rows = 0;         // tokens of it in this step, from `cached` on; or
     int fill_units = 0;        // units of it, layer by layer, from `units` on
-    bool empty() const { return decode.empty() && !fill; }
+    std::vector<Job*> whole;   // with streamed weights instead: all that is known of these, from `cached` on
+    bool empty() const { return decode.empty() && !fill && whole.empty(); }
 };
 
 /// Between two steps: make_room() until the decoding sequences have the blocks they need, admit(), plan(); after the step
@@ -139,6 +141,7 @@ private:
     void start(Job& job, double now);
     Job* choose_fill();
     int rows_within(double seconds, int taken) const;
+    StepPlan plan_pass() const;
 
     SchedulerOptions options_;
     std::array<Groups, service_classes> groups_;

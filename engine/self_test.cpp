@@ -78,7 +78,7 @@ Fingerprint make_fingerprint(Backend& backend, const Gguf& metadata, const Packe
     const ModelConfig config = family->config(metadata);
     const auto tokenizer = load_tokenizer(metadata);
     const auto pool = backend.make_kv_pool({config.layers, config.kv_heads, config.head_dim, KvType::f32}, 1);
-    const auto model = family->load({backend, metadata, weights, *tokenizer, std::min(config.trained_context, kv_block_tokens), fingerprint_ids, 1});
+    const auto model = family->load({backend, metadata, weights, *tokenizer, std::min(config.trained_context, kv_block_tokens), fingerprint_ids, fingerprint_ids, 1});
     return run(backend, *model, *pool, Precision::exact, [](int, const std::vector<float>&) {}, [&] { weights.release(); });
 }
 

@@ -23,7 +23,8 @@ Answer health(Application& app, Exchange& exchange) {
         request.tenant = exchange.request().identity.tenant;
         request.max_tokens = 1;
         request.sampling.temperature = 0;
-        request.deadline = begun + std::chrono::seconds(30);
+        const double passes_s = 2 * engine->model().pass_s;  // one may be under way
+        request.deadline = begun + std::chrono::seconds(30 + static_cast<int>(passes_s));
         GenerationRun run(app, engine, std::move(request), exchange);
         std::string text = co_await run.collect();
         if (run.finish().reason == FinishReason::error || run.finish().reason == FinishReason::deadline)

@@ -59,7 +59,12 @@ Answer status(Application& app, Exchange& exchange) {
         model["parameters"] = info.parameters;
         model["context"] = info.context;
         model["trained_context"] = info.trained_context;
+        model["weights"] = info.pass_bytes ? "streamed from disk" : "resident";
         model["weight_bytes"] = info.weight_bytes;
+        if (info.pass_bytes) {
+            model["pass_bytes"] = info.pass_bytes;
+            model["pass_s"] = info.pass_s;
+        }
         model["kv_bytes"] = info.kv_bytes;
         model["workspace_bytes"] = info.workspace_bytes;
         model["backend"] = info.backend;

@@ -19,7 +19,7 @@
 #include "engine/checkpoint/pack.h"
 #include "engine/checkpoint/quantize.h"
 #include "engine/checkpoint/tokenizer_files.h"
-#include "engine/memory_plan.h"
+#include "engine/available_memory.h"
 #include "engine/self_test.h"
 #include "kernels/half.h"
 

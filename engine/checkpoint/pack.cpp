@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cinttypes>
 #include <climits>
@@ -22,6 +23,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "engine/available_memory.h"
 #include "engine/checkpoint/gguf_writer.h"
 #include "engine/checkpoint/mapped_file.h"
 #include "engine/memory_plan.h"
@@ -57,6 +59,11 @@ std::uint64_t fnv1a(const void* data, std::size_t size, std::uint64_t h = 146959
     for (std::size_t i = 0; i < size; ++i) h = (h ^ static_cast<const unsigned char*>(data)[i]) * 1099511628211ull;
     return h;
 }
+
+std::size_t in_pages(std::size_t bytes) { return (bytes + page - 1) / page * page; }
+
+/// The N of "blk.N.…"; -1 for what belongs to no layer.
+int layer_of(const std::string& name) { return name.starts_with("blk.") ? std::atoi(name.c_str() + 4) : -1; }
 
 std::string errno_sentence(const std::string& what) {
     const int e = errno;
@@ -199,18 +206,26 @@ const ModelFamily& family_of(const Gguf& file) {
 
 }  // namespace
 
-std::size_t packed_file_bytes(std::span<const std::size_t> pieces) {
-    std::size_t bytes = page;
-    for (const std::size_t n : pieces) bytes += (n + page - 1) / page * page + sizeof(Record);
-    return bytes;
+PackedSize packed_size(std::span<const PackedPiece> pieces) {
+    PackedSize size;
+    size.file = page;
+    std::map<int, std::size_t> layers;
+    for (const PackedPiece& p : pieces) {
+        const std::size_t bytes = in_pages(p.bytes);
+        size.file += bytes + sizeof(Record);
+        if (p.layer >= 0) size.layers += bytes, layers[p.layer] += bytes;
+    }
+    for (const auto& [layer, bytes] : layers) size.largest = std::max(size.largest, bytes);
+    return size;
 }
 
-std::size_t packed_file_bytes(const Gguf& file, const Backend& backend) {
-    std::vector<std::size_t> pieces;
-    each_group(file, family_of(file).recipes(file), [&](const PackRecipe& recipe, const std::string&, const auto& tensors, std::int64_t rows, std::int64_t cols) {
-        pieces.push_back(recipe.vector ? std::size_t(cols) * sizeof(float) : backend.packed_bytes(backend.pack_format(tensors[0]->type), rows, cols));
+PackedSize packed_size(const Gguf& file, const Backend& backend) {
+    std::vector<PackedPiece> pieces;
+    each_group(file, family_of(file).recipes(file), [&](const PackRecipe& recipe, const std::string& name, const auto& tensors, std::int64_t rows, std::int64_t cols) {
+        pieces.push_back({layer_of(name), recipe.vector ? std::size_t(cols) * sizeof(float)
+                                                        : backend.packed_bytes(backend.pack_format(tensors[0]->type), rows, cols)});
     });
-    return packed_file_bytes(pieces);
+    return packed_size(pieces);
 }
 
 PackedPaths packed_paths(const std::string& gguf_path, const std::string& cache_directory, const Backend& backend) {
@@ -234,10 +249,10 @@ void pack_model(const std::string& gguf_path, const PackedPaths& paths, Backend&
     const ModelFamily& family = family_of(file);
     family.config(file);  // throws when the hyper-parameters are nonsense
     const std::vector<PackRecipe> recipes = family.recipes(file);
-    const std::size_t size = packed_file_bytes(file, backend);
+    const PackedSize size = packed_size(file, backend);
     if (limits.memory > 0) {
         const MemoryRequest request{limits.context, limits.kv, limits.prefill_rows, limits.max_sequences};
-        require_memory(plan_memory(shape_of(file), size, request), limits.memory);
+        require_memory(plan_memory(shape_of(file), size, request, limits.weights, limits.memory), limits.memory);
     }
 
     std::size_t total = 0, done = 0;
@@ -264,7 +279,7 @@ void pack_model(const std::string& gguf_path, const PackedPaths& paths, Backend&
         r.offset = offset;
         r.bytes = bytes.size();
         out.write_at(offset, bytes.data(), bytes.size());
-        offset += (bytes.size() + page - 1) / page * page;
+        offset += in_pages(bytes.size());
         directory.push_back(r);
         for (const GgufTensor* t : tensors) {
             done += t->data.size();
@@ -285,15 +300,16 @@ void pack_model(const std::string& gguf_path, const PackedPaths& paths, Backend&
 
     auto fingerprint = recorded_fingerprint(file);
     const std::size_t available = available_memory();
-    if (!fingerprint && (available == 0 || size < available)) {
-        const PackedFile packed(out.temporary_path());
+    if (!fingerprint) {
+        PackedFile packed(out.temporary_path());
+        if (available > 0 && size.file >= available) packed.stream();
         fingerprint = make_fingerprint(backend, file, packed);  // layer by layer, as the peak of memory is promised
     }
     write_metadata(file, paths.metadata, fingerprint ? &*fingerprint : nullptr);
     out.finish();  // last: the weights' presence says that both files are whole
 }
 
-PackedFile::PackedFile(const std::string& path) {
+PackedFile::PackedFile(const std::string& path) : path_(path) {
     const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (fd < 0) throw ModelError(errno_sentence("cannot open the packed weights " + path));
     struct stat st {};
@@ -313,7 +329,6 @@ PackedFile::PackedFile(const std::string& path) {
         if (p != MAP_FAILED) {
             data_ = static_cast<const std::byte*>(p);
             ::madvise(p, bytes_, MADV_HUGEPAGE);
-            ::madvise(p, bytes_, MADV_WILLNEED);
         }
     }
     ::close(fd);
@@ -328,16 +343,42 @@ PackedFile::PackedFile(const std::string& path) {
         ::munmap(const_cast<std::byte*>(data_), bytes_);
         throw torn();
     }
+    bool whole = true;
     for (std::uint32_t i = 0; i < h.entries; ++i) {
         Record r;
         std::memcpy(&r, data_ + h.directory_offset + i * sizeof r, sizeof r);
-        if (r.offset > bytes_ || r.bytes > bytes_ - r.offset || r.rows <= 0 || r.cols <= 0 ||
-            r.format > static_cast<std::uint8_t>(PackFormat::q8m) || r.name[sizeof r.name - 1] != 0) {
-            ::munmap(const_cast<std::byte*>(data_), bytes_);
-            throw torn();
-        }
+        whole = whole && r.offset % page == 0 && r.offset <= h.directory_offset && r.bytes <= h.directory_offset - r.offset && r.rows > 0 &&
+                r.cols > 0 && r.format <= static_cast<std::uint8_t>(PackFormat::q8m) && r.name[sizeof r.name - 1] == 0;
+        if (!whole) break;
         entries_[r.name] = {r.vector != 0, {static_cast<PackFormat>(r.format), r.rows, r.cols, data_ + r.offset, r.bytes}};
+        // Layers come one after the other, and nothing else between.
+        const int layer = layer_of(r.name), last = static_cast<int>(layers_.size()) - 1;
+        if (layer == last + 1) layers_.push_back({r.offset, 0});
+        else whole = layer == last;
+        if (layer >= 0) layers_.back().end = r.offset + in_pages(r.bytes);
     }
+    if (!whole) {
+        ::munmap(const_cast<std::byte*>(data_), bytes_);
+        throw torn();
+    }
+}
+
+PackedSize PackedFile::size() const {
+    PackedSize size{bytes_};
+    for (const ByteRange& r : layers_) size.layers += r.size(), size.largest = std::max(size.largest, r.size());
+    return size;
+}
+
+void PackedFile::stream() {
+    stream_ = std::make_unique<LayerStream>(path_, layers_);
+    for (auto& [name, entry] : entries_)
+        if (const int layer = layer_of(name); layer >= 0)
+            entry.matrix.data = stream_->place(layer) + (entry.matrix.data - data_ - layers_[layer].begin);
+}
+
+void PackedFile::preload() const {
+    const std::size_t mapped = stream_ ? layers_.front().begin : bytes_;
+    ::madvise(const_cast<std::byte*>(data_), mapped, MADV_WILLNEED);
 }
 
 void PackedFile::release() const { release_pages({data_, bytes_}); }
@@ -438,8 +479,8 @@ std::string find_packer() {
 }
 
 int pack_main(int argc, char** argv) {
-    if (argc != 10) {
-        std::fprintf(stderr, "usage: glmd-pack MODEL METADATA WEIGHTS ISA MEMORY CONTEXT KV_TYPE PREFILL_ROWS MAX_SEQUENCES\n");
+    if (argc != 11) {
+        std::fprintf(stderr, "usage: glmd-pack MODEL METADATA WEIGHTS ISA MEMORY CONTEXT KV_TYPE PREFILL_ROWS MAX_SEQUENCES auto|resident|stream\n");
         return 2;
     }
     try {
@@ -448,7 +489,8 @@ int pack_main(int argc, char** argv) {
         CpuOptions options;
         options.isa = argv[4];
         options.threads = 1;  // a thread started before lock_down() would stay outside
-        const PackLimits limits{std::strtoull(argv[5], nullptr, 10), std::atoi(argv[6]), kv_type_named(argv[7]), std::atoi(argv[8]), std::atoi(argv[9])};
+        const PackLimits limits{std::strtoull(argv[5], nullptr, 10), std::atoi(argv[6]), kv_type_named(argv[7]), std::atoi(argv[8]), std::atoi(argv[9]),
+                                weights_mode_named(argv[10]).value_or(WeightsMode::automatic)};
         const auto backend = make_cpu_backend(options);
         lock_down(model, fs::path(paths.weights).parent_path().string());
         std::size_t said = SIZE_MAX;
@@ -479,7 +521,8 @@ void pack_model_in_child(const std::string& gguf_path, const PackedPaths& paths,
     posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
     const std::string model = fs::absolute(gguf_path);
     std::vector<std::string> arguments{packer, model, paths.metadata, paths.weights, isa, std::to_string(limits.memory), std::to_string(limits.context),
-                                       limits.kv ? name(*limits.kv) : "auto", std::to_string(limits.prefill_rows), std::to_string(limits.max_sequences)};
+                                       limits.kv ? name(*limits.kv) : "auto", std::to_string(limits.prefill_rows), std::to_string(limits.max_sequences),
+                                       name(limits.weights)};
     std::vector<char*> argv;
     for (std::string& a : arguments) argv.push_back(a.data());
     argv.push_back(nullptr);

@@ -7,8 +7,8 @@
 // The child also looks whether the model will fit into memory, before it writes anything, and adds the fingerprint that the
 // self-test at load compares with (engine/self_test.h) where the file has none.
 //
-//   NAME.pack: header (4096 bytes: magic, version, sizes, hash of the directory) | matrices, each at a multiple of 4096 |
-//              directory (one record a matrix)
+//   NAME.pack: header (4096 bytes: magic, version, sizes, hash of the directory) | matrices, each at a multiple of 4096: first
+//              what belongs to no layer, then layer by layer ("blk.N.…") | directory (one record a matrix)
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -17,6 +17,8 @@
 #include <vector>
 
 #include "engine/checkpoint/gguf.h"
+#include "engine/checkpoint/layer_stream.h"
+#include "engine/weights_mode.h"
 #include "kernels/backend.h"
 
 namespace glmd {
@@ -28,7 +30,12 @@ struct PackRecipe {
     bool vector = false;  // kept as float
 };
 
-/// A packed model's weights, mapped. Parts of a fused projection with unlike types stay apart: "name", or "name.0", "name.1" …
+/// Bytes of a packed file: in all, in layers, and in the largest layer.
+struct PackedSize {
+    std::size_t file = 0, layers = 0, largest = 0;
+};
+
+/// A packed model's weights, mapped, or streamed layer by layer. Parts of a fused projection with unlike types stay apart: "name", or "name.0", "name.1" …
 class PackedFile {
 public:
     explicit PackedFile(const std::string& path);  // ModelError when torn or not ours
@@ -47,6 +54,16 @@ public:
         for (const auto& [name, entry] : entries_) f(name, entry.matrix, entry.vector);
     }
     std::size_t bytes() const { return bytes_; }
+    PackedSize size() const;
+
+    /// Before matrices are asked for: layers are read from disk whenever they are needed, and never stay.
+    void stream();
+    /// Nothing while the weights are mapped; else see LayerStream. A model says so before it uses a layer, and after the last.
+    void need(int layer) const { if (stream_) stream_->need(layer); }
+    void done(int layer) const { if (stream_) stream_->done(layer); }
+    const LayerStream* streamed() const { return stream_.get(); }
+    /// Says that all that is mapped will be needed soon.
+    void preload() const;
     /// Says that the weights won't be needed soon: they leave this process's memory, not the page cache.
     void release() const;
 
@@ -56,6 +73,9 @@ private:
         Matrix matrix;
     };
     std::map<std::string, Entry> entries_;
+    std::vector<ByteRange> layers_;  // in whole pages
+    std::unique_ptr<LayerStream> stream_;
+    std::string path_;
     const std::byte* data_ = nullptr;
     std::size_t bytes_ = 0;
 };
@@ -67,10 +87,15 @@ struct PackedPaths {
 /// Where a model's packed files are in the cache: the name holds the source's path, size, time and the backend's pack id.
 PackedPaths packed_paths(const std::string& gguf_path, const std::string& cache_directory, const Backend& backend);
 
-/// Bytes of a packed file that holds pieces of these sizes.
-std::size_t packed_file_bytes(std::span<const std::size_t> pieces);
-/// Bytes of the packed file that this model would become.
-std::size_t packed_file_bytes(const Gguf& file, const Backend& backend);
+/// A matrix or vector of a packed file, by its bytes; layer -1 for what belongs to none.
+struct PackedPiece {
+    int layer = -1;
+    std::size_t bytes = 0;
+};
+/// Of a packed file with these pieces.
+PackedSize packed_size(std::span<const PackedPiece> pieces);
+/// Of the packed file that this model would become.
+PackedSize packed_size(const Gguf& file, const Backend& backend);
 
 /// What the model must fit into; see MemoryRequest. memory 0: no bound.
 struct PackLimits {
@@ -78,6 +103,7 @@ struct PackLimits {
     int context = 0;
     std::optional<KvType> kv;
     int prefill_rows = 1, max_sequences = 1;
+    WeightsMode weights = WeightsMode::automatic;
 };
 
 /// Called with bytes of source done and in all. May throw to stop.
@@ -94,7 +120,7 @@ std::string find_packer();
 void pack_model_in_child(const std::string& gguf_path, const PackedPaths& paths, const std::string& isa,
                          const PackLimits& limits, const PackProgress& progress);
 
-/// The child's main: `glmd-pack MODEL METADATA WEIGHTS ISA MEMORY CONTEXT KV_TYPE PREFILL_ROWS MAX_SEQUENCES`; progress on stdout, the error's sentence on stderr.
+/// The child's main: `glmd-pack MODEL METADATA WEIGHTS ISA MEMORY CONTEXT KV_TYPE PREFILL_ROWS MAX_SEQUENCES WEIGHTS`; progress on stdout, the error's sentence on stderr.
 int pack_main(int argc, char** argv);
 
 }  // namespace glmd

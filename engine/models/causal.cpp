@@ -15,7 +15,7 @@ struct Layer {
 class CausalModel final : public Model {
 public:
     CausalModel(const ModelContext& c, CausalConfig config)
-        : backend_(c.backend), config_(std::move(config)), workspace_(c.backend) {
+        : backend_(c.backend), weights_(c.weights), config_(std::move(config)), workspace_(c.backend) {
         const PackedFile& w = c.weights;
         const int h = config_.hidden, d = config_.head_dim;
         const int qkv = (config_.heads + 2 * config_.kv_heads) * d;
@@ -46,10 +46,10 @@ public:
         rotary_ = {0, config_.rotary_dim, config_.pairing, static_cast<const float*>(table_->data()), c.context};
 
         const std::int64_t n = c.max_rows;
-        x_ = workspace_.take(n, h);
+        x_ = workspace_.take(c.kept_rows, h);
         norm_ = workspace_.take(n, h);
         qkv_ = workspace_.take(n, qkv);
-        q_ = workspace_.take(n, config_.heads * d);
+        q_ = workspace_.take(c.kept_rows, config_.heads * d);
         k_ = workspace_.take(n, config_.kv_heads * d);
         v_ = workspace_.take(n, config_.kv_heads * d);
         attention_ = workspace_.take(n, config_.heads * d);
@@ -63,13 +63,14 @@ public:
     const ModelConfig& config() const override { return config_; }
     std::size_t workspace_bytes() const override { return workspace_.bytes(); }
 
-    void embed(const Step& s) override { backend_.embedding({x_, s.rows, config_.hidden}, embedding_, s.ids); }
+    void embed(const Step& s) override { backend_.embedding(hidden(s), embedding_, s.ids); }
 
     void keys(const Step& s, int index) override {
+        weights_.need(index);
         const Layer& l = layers_[index];
         const int h = config_.hidden, d = config_.head_dim, qn = config_.heads * d, kn = config_.kv_heads * d;
-        const Activations x{x_, s.rows, h}, norm{norm_, s.rows, h}, qkv{qkv_, s.rows, qn + 2 * kn};
-        const Activations q{q_, s.rows, qn}, k{k_, s.rows, kn}, v{v_, s.rows, kn};
+        const Activations x = hidden(s), norm{norm_, s.rows, h}, qkv{qkv_, s.rows, qn + 2 * kn};
+        const Activations q = queries(s), k{k_, s.rows, kn}, v{v_, s.rows, kn};
 
         backend_.rms_norm(norm, x, l.attention_norm, config_.norm_eps);
         apply(backend_, qkv, norm, l.qkv, s.precision, scratch_);
@@ -82,10 +83,11 @@ public:
     }
 
     void rest(const Step& s, int index) override {
+        weights_.need(index);
         const Layer& l = layers_[index];
         const int h = config_.hidden, d = config_.head_dim, qn = config_.heads * d;
-        const Activations x{x_, s.rows, h}, norm{norm_, s.rows, h}, q{q_, s.rows, qn}, att{attention_, s.rows, qn};
-        backend_.attention(att, q, *s.kv, index, s.tables, 1.0f / std::sqrt(float(d)), l.prefix);
+        const Activations x = hidden(s), norm{norm_, s.rows, h}, att{attention_, s.rows, qn};
+        backend_.attention(att, queries(s), *s.kv, index, s.tables, 1.0f / std::sqrt(float(d)), l.prefix);
         apply(backend_, norm, att, l.output, s.precision, scratch_);
         if (config_.sandwich_norm) backend_.rms_norm(norm, norm, l.post_attention_norm, config_.norm_eps);
         backend_.residual(x, x, 1.0f, norm);
@@ -100,15 +102,25 @@ public:
     }
 
     Activations logits(const Step& s) override {
+        weights_.done(config_.layers - 1);
         const Activations last{last_, s.logit_count, config_.hidden}, out{logits_, s.logit_count, config_.vocabulary};
-        backend_.gather_rows(last, {x_, s.rows, config_.hidden}, s.logit_rows);
+        backend_.gather_rows(last, hidden(s), s.logit_rows);
         backend_.rms_norm(last, last, output_norm_, config_.norm_eps);
         apply(backend_, out, last, head_, s.precision, scratch_);
         return out;
     }
 
 private:
+    Activations hidden(const Step& s) const {
+        return {x_ + std::int64_t(s.first_row) * config_.hidden, s.rows, config_.hidden};
+    }
+    Activations queries(const Step& s) const {
+        const std::int64_t d = config_.heads * config_.head_dim;
+        return {q_ + s.first_row * d, s.rows, d};
+    }
+
     Backend& backend_;
+    const PackedFile& weights_;
     CausalConfig config_;
     Workspace workspace_;
     std::unique_ptr<Buffer> table_;

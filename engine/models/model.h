@@ -52,7 +52,8 @@ struct Linear {
 ///
 /// A model keeps the hidden state and the queries of a step from first_row on. Batches use the rows from 0; a prompt that
 /// sees itself in both directions, which must finish a layer before the next one, has the rows behind them to itself and is
-/// worked on a few rows at a time: all of a layer's keys() first, then its rest().
+/// worked on a few rows at a time: all of a layer's keys() first, then its rest(). So is a step with more rows than max_rows,
+/// cut by slice(): embed() and logits() take it whole.
 struct Step {
     int rows = 0;
     int first_row = 0;
@@ -64,6 +65,14 @@ struct Step {
     Precision precision = Precision::exact;
     const std::int32_t* logit_rows = nullptr;  // [logit_count] rows whose logits are wanted
     int logit_count = 0;
+
+    Step slice(int first, int count) const {
+        Step s = *this;
+        s.rows = count, s.first_row += first;
+        s.ids += first, s.positions += first, s.block_positions += first;
+        s.tables = tables.slice(first, count);
+        return s;
+    }
 };
 
 /// forward = embed, then keys and rest of layer 0 … layers - 1, then logits; the engine may do other work in between.
@@ -93,7 +102,8 @@ struct ModelContext {
     const PackedFile& weights;
     const Tokenizer& tokenizer;
     int context;   // positions to prepare tables for
-    int max_rows;  // rows of one step
+    int max_rows;  // rows of one call
+    int kept_rows;  // rows whose hidden state and queries are kept from one call to the next
     int max_logit_rows;
 };
 

@@ -20,7 +20,7 @@ struct Layer {
 class PrefixLm final : public Model {
 public:
     PrefixLm(const ModelContext& c, PrefixLmConfig config, PlacePrompt layout)
-        : backend_(c.backend), config_(std::move(config)), layout_(std::move(layout)), workspace_(c.backend) {
+        : backend_(c.backend), weights_(c.weights), config_(std::move(config)), layout_(std::move(layout)), workspace_(c.backend) {
         const PackedFile& w = c.weights;
         const int h = config_.hidden, d = config_.heads * config_.head_dim;
         const int up = config_.gate == Gate::none ? config_.inner : 2 * config_.inner;
@@ -51,9 +51,9 @@ public:
             for (int s = 0; s < config_.rotary_streams; ++s)
                 rotary_[s] = {s * dim, dim, RotaryPairing::half, static_cast<const float*>(table_->data()), c.context};
         }
-        const std::int64_t n = c.max_rows, all = n + c.context;  // see Step::first_row
-        x_ = workspace_.take(all, h);
-        q_ = workspace_.take(all, d);
+        const std::int64_t n = c.max_rows;
+        x_ = workspace_.take(c.kept_rows, h);
+        q_ = workspace_.take(c.kept_rows, d);
         norm_ = workspace_.take(n, h);
         part_ = workspace_.take(n, h);
         // keys() is done with its projections before rest() begins, and rest() with what attention gave before `inner` is filled.
@@ -80,6 +80,7 @@ public:
     }
 
     void keys(const Step& s, int index) override {
+        weights_.need(index);
         const Layer& l = layers_[index];
         const int d = config_.heads * config_.head_dim;
         const Activations norm{norm_, s.rows, config_.hidden}, qkv{qkv_, s.rows, 3 * d};
@@ -96,6 +97,7 @@ public:
     }
 
     void rest(const Step& s, int index) override {
+        weights_.need(index);
         const Layer& l = layers_[index];
         const Activations x = hidden(s), norm{norm_, s.rows, config_.hidden}, part{part_, s.rows, config_.hidden};
         const Activations att{attention_, s.rows, config_.heads * config_.head_dim}, inner{inner_, s.rows, config_.inner};
@@ -115,6 +117,7 @@ public:
     }
 
     Activations logits(const Step& s) override {
+        weights_.done(config_.layers - 1);
         const Activations last{last_, s.logit_count, config_.hidden}, out{logits_, s.logit_count, config_.vocabulary};
         backend_.gather_rows(last, hidden(s), s.logit_rows);
         backend_.layer_norm(last, last, output_norm_.weight, output_norm_.bias, config_.norm_eps);
@@ -132,6 +135,7 @@ private:
     }
 
     Backend& backend_;
+    const PackedFile& weights_;
     PrefixLmConfig config_;
     PlacePrompt layout_;
     Workspace workspace_;

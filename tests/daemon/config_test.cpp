@@ -14,6 +14,9 @@ TEST_CASE("a configuration file sets what it names") {
     CHECK_FALSE(config.engine.kv.has_value());
     apply_toml(config, "[engine]\nkv_type = \"int8\"\n", "c.toml");
     CHECK(config.engine.kv == KvType::i8);
+    CHECK(config.engine.weights == WeightsMode::automatic);
+    apply_toml(config, "[engine]\nweights = \"stream\"\n", "d.toml");
+    CHECK(config.engine.weights == WeightsMode::stream);
     CHECK(config.engine.memory_budget == std::size_t(2) << 30);
     CHECK(config.engine.cpu.threads == 3);
 }
@@ -33,6 +36,7 @@ TEST_CASE("mistakes in a configuration file are named") {
     CHECK(message("threads = 1\n").find("unknown key \"threads\"") != std::string::npos);
     CHECK(message("[engine]\nthreads = \"two\"\n").find("engine.threads must be an integer") != std::string::npos);
     CHECK(message("[engine]\nkv_type = \"int4\"\n").find("kv_type must be") != std::string::npos);
+    CHECK(message("[engine]\nweights = \"disk\"\n").find("weights must be") != std::string::npos);
     CHECK(message("[engine]\nprecision = \"medium\"\n").find("precision must be") != std::string::npos);
     CHECK(message("[engine\n").find("a.toml:1") != std::string::npos);
 }

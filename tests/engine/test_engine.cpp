@@ -197,10 +197,11 @@ TEST_CASE("engine: a request says the same whatever else runs") {
                 requests.push_back(r);
             }
         }
-        // Together, in little memory: 8 blocks of 32 tokens.
-        for (const int prefill_rows : {7, 64}) {
-            const auto crowded = model.start([&](EngineOptions& o) {
-                o.prefill_rows = prefill_rows;
+        // Together, in little memory: 8 blocks of 32 tokens; and with the weights left on disk.
+        for (const auto& [prefill_rows, weights] : {std::pair{7, WeightsMode::resident}, {64, WeightsMode::resident}, {7, WeightsMode::stream}}) {
+            const auto crowded = model.start([&, rows = prefill_rows, mode = weights](EngineOptions& o) {
+                o.prefill_rows = rows;
+                o.weights = mode;
                 o.kv_bytes = 1;
             });
             std::vector<std::unique_ptr<Client>> clients;
@@ -213,7 +214,7 @@ TEST_CASE("engine: a request says the same whatever else runs") {
             int compared = 0, reused = 0;
             for (std::size_t i = 0; i < clients.size(); ++i) {
                 clients[i]->wait();
-                INFO(family << " " << prefill_rows << " " << i);
+                INFO(family << " " << prefill_rows << " " << name(weights) << " " << i);
                 CHECK(clients[i]->reason != FinishReason::error);
                 const auto& ids = clients[i]->ids;
                 CHECK(std::equal(ids.begin(), ids.end(), expected[i].begin(), expected[i].begin() + std::min(ids.size(), expected[i].size())));

@@ -59,7 +59,10 @@ TEST_CASE("memory plan: weights and activations to the byte, on every recorded c
             CHECK(of_file.architecture == shape.architecture);
             CHECK(of_file.trained_context == shape.trained_context);
             CHECK(of_file.rotary_dim == shape.rotary_dim);
-            CHECK(packed_bytes(shape, type, *backend) == packed_file_bytes(file, *backend));
+            const PackedSize planned = packed_size(shape, type, *backend), real = packed_size(file, *backend);
+            CHECK(planned.file == real.file);
+            CHECK(planned.layers == real.layers);
+            CHECK(planned.largest == real.largest);
             if (type != OutputType::int4) continue;
 
             EngineOptions o;
@@ -69,7 +72,8 @@ TEST_CASE("memory plan: weights and activations to the byte, on every recorded c
             o.cpu.threads = 1;
             o.kv_bytes = 1;
             o.cache_directory = scratch.path / "cache";
-            const MemoryPlan plan = plan_memory(shape, packed_bytes(shape, type, *backend), {o.context, {}, o.prefill_rows, o.batch()});
+            const MemoryPlan plan = plan_memory(shape, packed_size(shape, type, *backend), {o.context, {}, o.prefill_rows, o.batch()});
+            o.weights = WeightsMode::resident;
             o.memory_budget = plan.total() - 1;
             CHECK(sentence(convert.output, o).starts_with("insufficient memory: " + plan.text()));
             CHECK(fs::is_empty(o.cache_directory));  // refused before anything is packed
@@ -88,11 +92,24 @@ TEST_CASE("memory plan: the sizes that the README speaks of") {
     const ModelShape six = shape_of(Config::parse(R"({"model_type": "chatglm", "hidden_size": 4096, "inner_hidden_size": 16384,
         "num_attention_heads": 32, "num_layers": 28, "max_sequence_length": 2048, "vocab_size": 130528})", "here"));
     CHECK(six.parameters == 6'173'286'400);
-    const MemoryPlan plan = plan_memory(six, packed_bytes(six, OutputType::int4, *backend), {2048, KvType::f16});
+    const MemoryPlan plan = plan_memory(six, packed_size(six, OutputType::int4, *backend), {2048, KvType::f16});
     CHECK(plan.total() < 4'600'000'000);
-    CHECK(plan_memory(six, 0, {1 << 20, KvType::f16}).context == 2048);
+    // Larger than memory: two layers at a time.
+    const PackedSize packed = packed_size(six, OutputType::int4, *backend);
+    const MemoryRequest request{2048, KvType::f16};
+    CHECK_FALSE(plan_memory(six, packed, request, WeightsMode::automatic, plan.total()).streamed);
+    CHECK_FALSE(plan_memory(six, packed, request, WeightsMode::automatic).streamed);
+    const MemoryPlan streamed = plan_memory(six, packed, request, WeightsMode::automatic, plan.total() - 1);
+    CHECK(streamed.streamed);
+    CHECK(streamed.total() < 1'800'000'000);
+    CHECK(streamed.weights + streamed.pass_bytes - packed.file < 231'000'000);
+    CHECK(streamed.text().find("(3.18 GB stay on disk)") != std::string::npos);
+    CHECK(streamed.pass_text(2e9) == "each pass reads 3.18 GB, 1.6 s at this disk's 2.00 GB/s, and gives a token to each of up to 12 sequences, "
+                                     "or takes in prompts of 2304 tokens");
+    CHECK(plan_memory(six, {}, {1 << 20, KvType::f16}).context == 2048);
     const ModelShape big = shape_of(Config());
     CHECK(big.architecture == "glm130b");
-    CHECK(packed_bytes(big, OutputType::int4, *backend) / 1'000'000'000 == 72);
+    CHECK(plan_memory(big, packed_size(big, OutputType::int4, *backend), {512, KvType::i8}, WeightsMode::automatic, 8'000'000'000).total() < 6'000'000'000);
+    CHECK(packed_size(big, OutputType::int4, *backend).file / 1'000'000'000 == 72);
     CHECK_THROWS_AS(shape_of(Config::parse(R"({"model_type": "bert", "hidden_size": 768})", "here")), ModelError);
 }

@@ -105,6 +105,7 @@ struct Machine {
         }
         check(p);
         double rows = static_cast<double>(p.decode.size()) + p.fill_rows;
+        for (Job* j : p.whole) rows += j->length - j->cached;
         if (p.fill_units) rows += double(p.fill_units) * std::min(options.prefill_rows, p.fill->prompt) / (2 * options.layers);
         const double seconds = fixed_s + row_s * rows;
         longest_step = std::max(longest_step, seconds);
@@ -113,6 +114,8 @@ struct Machine {
         scheduler.ran(p, seconds, now);
         std::vector<Job*> sampled = p.decode;
         for (Job* j : p.decode) ++j->cached;
+        for (Job* j : p.whole) j->cached = j->length;
+        sampled.insert(sampled.end(), p.whole.begin(), p.whole.end());
         if (Job* f = p.fill) {
             f->cached += p.fill_rows;
             f->units += p.fill_units;
@@ -142,7 +145,17 @@ struct Machine {
         for (Job* j : scheduler.running())
             if (j->decoding() && j->service_class != ServiceClass::flex) CHECK(once.contains(j));  // no stream misses a step
         CHECK(static_cast<int>(scheduler.running().size()) <= options.max_running + options.spare_running);
+        int taken_in = 0;
+        for (Job* j : p.whole) {
+            CHECK(once.insert(j).second);
+            taken_in += j->length - j->cached;
+        }
+        CHECK(taken_in <= options.pass_rows);
+        // A pass leaves out only what there is no room for.
+        for (Job* j : scheduler.running())
+            if (options.pass_rows > 0 && !once.contains(j)) CHECK(taken_in + j->length - j->cached > options.pass_rows);
         if (!p.fill) return;
+        CHECK(options.pass_rows == 0);
         CHECK_FALSE(once.contains(p.fill));
         CHECK((p.fill_rows > 0) != (p.fill_units > 0));
         CHECK(p.fill_rows <= options.prefill_rows);
@@ -176,6 +189,7 @@ TEST_CASE("scheduler: random workloads lose nobody, starve nobody, and keep the 
         o.layers = between(random, 1, 30);
         o.max_running_per_uid = between(random, 0, 3) ? 0 : between(random, 1, 4);
         const int context = 2048, per_context = context / o.block_tokens;
+        if (seed % 4 == 0) o.pass_rows = context + between(random, 0, context);
         Machine m(o, per_context * between(random, 1, 4));
         m.fixed_s = uniform(random, 0.001, 0.1);
         m.row_s = uniform(random, 0.0005, 0.02);
