@@ -53,6 +53,7 @@ json::object to_json(const BenchReport& r) {
             {"macs_per_token", r.weight_macs},
             {"kv_bytes_per_token_seen", r.kv_token_bytes},
             {"in_cache", r.in_cache},
+            {"copied", r.copied},
             {"packed_bytes", r.model.weight_bytes},
             {"load_s", to_json(r.load_s)},
             {"peak_bytes", r.peak_bytes},
@@ -96,6 +97,7 @@ void print(const BenchReport& r) {
     }
     for (const BenchFigure& f : r.figures)
         if (f.kind == BenchKind::decode && f.joules().most > 0) row("energy at " + std::to_string(f.size), format("%.2f J per token (", f.joules().median) + r.energy + ")");
+    if (r.copied) row("note", "the weights were copied into huge pages: as a mapped file they were slower to read");
     if (r.in_cache) row("note", "the weights may fit into the processor's cache, which gives more than memory does");
     if (r.energy.empty()) row("energy", "not readable here");
     for (const std::string& what : r.left_out) row("left out", what + ": longer than the model's context");

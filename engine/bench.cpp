@@ -9,6 +9,7 @@
 #include <optional>
 #include <random>
 
+#include "engine/available_memory.h"
 #include "engine/energy.h"
 #include "engine/memory_plan.h"
 #include "engine/step_buffers.h"
@@ -266,6 +267,7 @@ BenchReport run_bench(const std::string& gguf_path, EngineOptions engine, const 
         model.emplace(load_model(gguf_path, engine));
         loads.push_back(model->info.load_s);
     }
+    report.copied = model->weights->settled();
     report.load_s = Spread::of(std::move(loads));
     report.model = model->info;
     report.precision = model->precision;

@@ -81,6 +81,7 @@ struct BenchReport {
     double weight_bytes, weight_macs;  // that one token's step reads and multiplies, head included
     double kv_token_bytes;             // keys and values of one token
     bool in_cache;                  // the processor's cache could hold the weights: memory isn't what limits them
+    bool copied;                    // the weights are in huge pages of their own: mapped, they were slower
     std::size_t peak_bytes;         // resident, without the memory that was kept for its bandwidth
     std::vector<BenchFigure> figures;
     std::vector<std::string> left_out;  // "prompt 2048": longer than the model's context

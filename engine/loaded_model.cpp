@@ -88,6 +88,7 @@ LoadedModel load_model(const std::string& gguf_path, const EngineOptions& option
     const auto load = [&](std::unique_ptr<Backend> b) {
         LoadedModel l = load_packed(gguf_path, paths, std::move(b), options, budget);
         if (options.self_test) run_self_test(l);
+        l.weights->settle();
         if (const LayerStream* stream = l.weights->streamed()) l.info.pass_s = double(l.info.pass_bytes) / std::max(stream->bytes_per_s(), 1.0);
         l.info.load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
         return l;

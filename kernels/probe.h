@@ -2,6 +2,7 @@
 // What the machine itself allows at this moment, whatever runs on it: our figures are quoted beside these. On shared machines
 // they change from minute to minute.
 #include <cstddef>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,9 @@ private:
     std::byte* data_;
     std::vector<std::size_t> at_;  // piece to read next, by thread
 };
+
+/// Bytes a second that the calling thread reads here, each once.
+double read_rate(std::span<const std::byte> memory);
 
 /// The processor's last cache, which reads faster than memory does; 0: unknown.
 std::size_t last_cache_bytes();

@@ -381,9 +381,15 @@ void PackedFile::preload() const {
     ::madvise(const_cast<std::byte*>(data_), mapped, MADV_WILLNEED);
 }
 
+void PackedFile::settle() {
+    constexpr std::size_t worth_a_copy = std::size_t(512) << 20;  // smaller weights are half in the caches
+    if (!stream_ && bytes_ >= worth_a_copy) copy_ = std::make_unique<HugeCopy>(std::span(data_, bytes_));
+}
+
 void PackedFile::release() const { release_pages({data_, bytes_}); }
 
 PackedFile::~PackedFile() {
+    copy_.reset();
     if (data_) ::munmap(const_cast<std::byte*>(data_), bytes_);
 }
 

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "engine/checkpoint/gguf.h"
+#include "engine/checkpoint/huge_copy.h"
 #include "engine/checkpoint/layer_stream.h"
 #include "engine/weights_mode.h"
 #include "kernels/backend.h"
@@ -64,6 +65,9 @@ public:
     const LayerStream* streamed() const { return stream_.get(); }
     /// Says that all that is mapped will be needed soon.
     void preload() const;
+    /// Replaces the mapping by huge pages, in the background, where that makes reading faster (HugeCopy). For weights that stay.
+    void settle();
+    bool settled() { return copy_ && copy_->wait(); }  // waits
     /// Says that the weights won't be needed soon: they leave this process's memory, not the page cache.
     void release() const;
 
@@ -78,6 +82,7 @@ private:
     std::string path_;
     const std::byte* data_ = nullptr;
     std::size_t bytes_ = 0;
+    std::unique_ptr<HugeCopy> copy_;
 };
 
 struct PackedPaths {

@@ -215,6 +215,14 @@ double MemoryProbe::bandwidth() {
     });
 }
 
+double read_rate(std::span<const std::byte> memory) {
+    const auto read = best_read();
+    const auto begin = std::chrono::steady_clock::now();
+    std::size_t at = 0;
+    for (; at + piece <= memory.size(); at += piece) read(memory.data() + at);
+    return double(at) / std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
 std::size_t last_cache_bytes() { return std::size_t(std::max(0L, sysconf(_SC_LEVEL3_CACHE_SIZE))); }
 
 std::vector<std::string> int8_loops() {

@@ -1,0 +1,86 @@
+#include "engine/checkpoint/huge_copy.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "engine/available_memory.h"
+#include "kernels/probe.h"
+
+namespace glmd {
+namespace {
+
+constexpr std::size_t piece = std::size_t(32) << 20, huge_page = std::size_t(2) << 20;
+constexpr std::size_t reserve = std::size_t(256) << 20;  // that stays free
+constexpr double worth_it = 1.05;
+
+/// Anonymous huge pages, unmapped unless they were moved elsewhere.
+class Area {
+public:
+    explicit Area(std::size_t bytes) : bytes_(bytes) {
+        void* area = ::mmap(nullptr, bytes + huge_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (area == MAP_FAILED) return;
+        const std::size_t skip = (huge_page - reinterpret_cast<std::uintptr_t>(area) % huge_page) % huge_page;
+        data_ = static_cast<std::byte*>(area) + skip;
+        if (skip > 0) ::munmap(area, skip);
+        if (skip < huge_page) ::munmap(data_ + bytes, huge_page - skip);
+        ::madvise(data_, bytes, MADV_HUGEPAGE);
+    }
+    ~Area() {
+        if (data_) ::munmap(data_, bytes_);
+    }
+    Area(const Area&) = delete;
+    Area& operator=(const Area&) = delete;
+    std::byte* data() const { return data_; }
+    void moved() { data_ = nullptr; }
+
+private:
+    std::size_t bytes_;
+    std::byte* data_ = nullptr;
+};
+
+double rate(std::span<const std::byte> memory) {
+    double best = 0;
+    for (int i = 0; i < 2; ++i) best = std::max(best, read_rate(memory));
+    return best;
+}
+
+}  // namespace
+
+HugeCopy::HugeCopy(std::span<const std::byte> mapped) : mapped_(mapped), thread_([this] { run(); }) {}
+
+HugeCopy::~HugeCopy() {
+    stop_ = true;
+    if (thread_.joinable()) thread_.join();
+}
+
+bool HugeCopy::wait() {
+    if (thread_.joinable()) thread_.join();
+    return copied_;
+}
+
+void HugeCopy::run() {
+    // The first part, which no cache holds, tells whether the rest is worth it.
+    const std::size_t sample = std::min(mapped_.size(), std::max(4 * piece, 2 * last_cache_bytes())) / piece * piece;
+    const double before = rate(mapped_.first(sample));
+    if (!replace(0, sample)) return;
+    if (rate(mapped_.first(sample)) > worth_it * before) copied_ = replace(sample, mapped_.size());
+}
+
+bool HugeCopy::replace(std::size_t begin, std::size_t end) {
+    for (std::size_t at = begin; at < end; at += piece) {
+        const std::size_t bytes = std::min(piece, end - at);
+        if (stop_ || available_memory() < bytes + reserve) return false;
+        Area area(bytes);
+        if (!area.data()) return false;
+        std::byte* const target = const_cast<std::byte*>(mapped_.data()) + at;
+        std::memcpy(area.data(), target, bytes);
+        ::mprotect(area.data(), bytes, PROT_READ);
+        if (::mremap(area.data(), bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, target) == MAP_FAILED) return false;
+        area.moved();
+    }
+    return true;
+}
+
+}  // namespace glmd
