@@ -11,7 +11,7 @@
 namespace glmd {
 namespace {
 
-constexpr std::size_t piece = std::size_t(32) << 20, huge_page = std::size_t(2) << 20;
+constexpr std::size_t piece = std::size_t(32) << 20, huge_page = std::size_t(2) << 20, page = 4096;
 constexpr std::size_t reserve = std::size_t(256) << 20;  // that stays free
 constexpr double worth_it = 1.05;
 
@@ -40,15 +40,21 @@ private:
     std::byte* data_ = nullptr;
 };
 
-double rate(std::span<const std::byte> memory) {
-    double best = 0;
-    for (int i = 0; i < 2; ++i) best = std::max(best, read_rate(memory));
-    return best;
+/// Bytes a second of the second reading: the first may have waited for the disk.
+double rate(std::span<const std::byte> memory, const std::atomic<bool>& stop) {
+    double seconds = 0;
+    for (int turn = 0; turn < 2; ++turn) {
+        seconds = 0;
+        for (std::size_t at = 0; at < memory.size() && !stop; at += piece) seconds += double(piece) / read_rate(memory.subspan(at, piece));
+    }
+    return double(memory.size()) / seconds;
 }
 
 }  // namespace
 
-HugeCopy::HugeCopy(std::span<const std::byte> mapped) : mapped_(mapped), thread_([this] { run(); }) {}
+/// In whole pages: what lies behind the end of the file is zeros.
+HugeCopy::HugeCopy(std::span<const std::byte> mapped)
+    : mapped_(mapped.data(), (mapped.size() + page - 1) / page * page), thread_([this] { run(); }) {}
 
 HugeCopy::~HugeCopy() {
     stop_ = true;
@@ -63,9 +69,9 @@ bool HugeCopy::wait() {
 void HugeCopy::run() {
     // The first part, which no cache holds, tells whether the rest is worth it.
     const std::size_t sample = std::min(mapped_.size(), std::max(4 * piece, 2 * last_cache_bytes())) / piece * piece;
-    const double before = rate(mapped_.first(sample));
+    const double before = rate(mapped_.first(sample), stop_);
     if (!replace(0, sample)) return;
-    if (rate(mapped_.first(sample)) > worth_it * before) copied_ = replace(sample, mapped_.size());
+    if (rate(mapped_.first(sample), stop_) > worth_it * before) copied_ = replace(sample, mapped_.size());
 }
 
 bool HugeCopy::replace(std::size_t begin, std::size_t end) {
