@@ -22,7 +22,7 @@ sizes = lambda option: [int(n) for n in value(option).split(",") if n != "0"]
 figure = lambda key, n, rate, share: {key: n, "tokens_per_s": one(rate), "seconds": one(1 / rate), "bandwidth": one(30e9), "int8": one(450e9), **share}
 print(json.dumps({
     "model": "m", "architecture": "chatglm", "quantization": "q4_0", "parameters": 1, "backend": "cpu", "precision": "fast", "kv_type": "f16",
-    "threads": 2, "int8_loop": "avx512vnni", "weight_bytes_per_token": 1, "macs_per_token": 1, "kv_bytes_per_token_seen": 1, "in_cache": False, "packed_bytes": 1,
+    "threads": 2, "int8_loop": "avx512vnni", "weight_bytes_per_token": 1, "macs_per_token": 1, "kv_bytes_per_token_seen": 1, "in_cache": False, "copied": False, "packed_bytes": 1,
     "load_s": one(0.5), "peak_bytes": 1000, "energy": None, "left_out": [],
     "prefill": [figure("prompt", n, 100, {"share": one(0.4)}) for n in sizes("--prompt")],
     "decode": [figure("context", n, 1280 / n, {"share": one(90 / n)}) for n in sizes("--context")],
