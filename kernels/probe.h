@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "kernels/huge_pages.h"
+
 namespace glmd {
 
 /// Main memory kept for being read. One thread at a time may use it.
@@ -14,18 +16,14 @@ public:
     /// Takes what no cache holds, about 1 GiB and at most `most` bytes, in huge pages where the system gives them. BackendError
     /// when there isn't that much.
     MemoryProbe(int threads, std::size_t most);
-    ~MemoryProbe();
-    MemoryProbe(const MemoryProbe&) = delete;
-    MemoryProbe& operator=(const MemoryProbe&) = delete;
 
-    std::size_t bytes() const { return bytes_; }  // resident
+    std::size_t bytes() const { return memory_.bytes(); }  // resident
     /// Bytes a second that all threads read together; takes 0.2 s.
     double bandwidth();
 
 private:
     int threads_;
-    std::size_t bytes_;
-    std::byte* data_;
+    HugePages memory_;
     std::vector<std::size_t> at_;  // piece to read next, by thread
 };
 

@@ -6,39 +6,15 @@
 #include <cstring>
 
 #include "engine/available_memory.h"
+#include "kernels/huge_pages.h"
 #include "kernels/probe.h"
 
 namespace glmd {
 namespace {
 
-constexpr std::size_t piece = std::size_t(32) << 20, huge_page = std::size_t(2) << 20, page = 4096;
+constexpr std::size_t piece = std::size_t(32) << 20, page = 4096;
 constexpr std::size_t reserve = std::size_t(256) << 20;  // that stays free
 constexpr double worth_it = 1.05;
-
-/// Anonymous huge pages, unmapped unless they were moved elsewhere.
-class Area {
-public:
-    explicit Area(std::size_t bytes) : bytes_(bytes) {
-        void* area = ::mmap(nullptr, bytes + huge_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (area == MAP_FAILED) return;
-        const std::size_t skip = (huge_page - reinterpret_cast<std::uintptr_t>(area) % huge_page) % huge_page;
-        data_ = static_cast<std::byte*>(area) + skip;
-        if (skip > 0) ::munmap(area, skip);
-        if (skip < huge_page) ::munmap(data_ + bytes, huge_page - skip);
-        ::madvise(data_, bytes, MADV_HUGEPAGE);
-    }
-    ~Area() {
-        if (data_) ::munmap(data_, bytes_);
-    }
-    Area(const Area&) = delete;
-    Area& operator=(const Area&) = delete;
-    std::byte* data() const { return data_; }
-    void moved() { data_ = nullptr; }
-
-private:
-    std::size_t bytes_;
-    std::byte* data_ = nullptr;
-};
 
 /// Bytes a second of the second reading: the first may have waited for the disk.
 double rate(std::span<const std::byte> memory, const std::atomic<bool>& stop) {
@@ -78,7 +54,7 @@ bool HugeCopy::replace(std::size_t begin, std::size_t end) {
     for (std::size_t at = begin; at < end; at += piece) {
         const std::size_t bytes = std::min(piece, end - at);
         if (stop_ || available_memory() < bytes + reserve) return false;
-        Area area(bytes);
+        HugePages area(bytes);
         if (!area.data()) return false;
         std::byte* const target = const_cast<std::byte*>(mapped_.data()) + at;
         std::memcpy(area.data(), target, bytes);

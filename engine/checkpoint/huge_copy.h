@@ -26,7 +26,8 @@ private:
     bool replace(std::size_t begin, std::size_t end);  // whether all of it
 
     std::span<const std::byte> mapped_;
-    std::atomic<bool> stop_{false}, copied_{false};
+    std::atomic<bool> stop_{false};
+    bool copied_ = false;  // the thread's while it runs
     std::thread thread_;
 };
 

@@ -3,7 +3,6 @@
 #include "engine/checkpoint/layer_stream.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,12 +14,11 @@ namespace glmd {
 namespace {
 
 constexpr std::size_t page = 4096;
-constexpr std::size_t huge_page = std::size_t(2) << 20;
 constexpr std::size_t piece_bytes = std::size_t(2) << 20;
 constexpr int readers = 3;  // a disk is at its best with several reads to choose from
 
 std::size_t rounded(std::size_t bytes, std::size_t unit) { return (bytes + unit - 1) / unit * unit; }
-std::size_t slot_bytes(std::size_t layer) { return rounded(layer, layer < huge_page ? page : huge_page); }
+std::size_t slot_bytes(std::size_t layer) { return rounded(layer, layer < HugePages::page ? page : HugePages::page); }
 int slots_for(int layers) { return layers == 1 ? 1 : layers % 2 == 0 ? 2 : 3; }
 
 }  // namespace
@@ -43,17 +41,14 @@ LayerStream::LayerStream(const std::string& path, std::vector<ByteRange> layers,
     if (!direct || (file_ < 0 && errno == EINVAL)) file_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (file_ < 0) throw ModelError("cannot open the packed weights " + path + ": " + std::strerror(errno));
 
-    slots_.resize(slots_for(static_cast<int>(layers_.size())));
+    const int count = static_cast<int>(layers_.size());
+    slots_.resize(slots_for(count));
     slot_bytes_ = slot_bytes(largest);
-    area_bytes_ = buffer_bytes(static_cast<int>(layers_.size()), largest) + huge_page;
-    void* area = ::mmap(nullptr, area_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (area == MAP_FAILED) {
+    buffers_ = std::make_unique<HugePages>(buffer_bytes(count, largest));
+    if (!buffers_->data()) {
         ::close(file_);
         throw ModelError("insufficient memory: no address space for two layers of the weights");
     }
-    area_ = static_cast<std::byte*>(area);
-    buffers_ = reinterpret_cast<std::byte*>(rounded(reinterpret_cast<std::uintptr_t>(area), huge_page));
-    ::madvise(buffers_, area_bytes_ - huge_page, MADV_HUGEPAGE);
     for (int i = 0; i < readers; ++i) readers_.emplace_back([this] { read(); });
 }
 
@@ -64,7 +59,6 @@ LayerStream::~LayerStream() {
     }
     work_.notify_all();
     for (std::thread& t : readers_) t.join();
-    ::munmap(area_, area_bytes_);
     ::close(file_);
 }
 
@@ -113,7 +107,7 @@ LayerStream::Piece LayerStream::next_piece() {
 
 /// What went wrong, or nothing.
 std::string LayerStream::fetch(const Piece& piece) {
-    std::byte* to = buffers_ + slot_of(piece.layer) * slot_bytes_ + piece.offset;
+    std::byte* to = buffers_->data() + slot_of(piece.layer) * slot_bytes_ + piece.offset;
     const std::uint64_t at = layers_[piece.layer].begin + piece.offset;
     for (std::size_t done = 0; done < piece.size;) {
         const ssize_t n = ::pread(file_, to + done, piece.size - done, static_cast<off_t>(at + done));

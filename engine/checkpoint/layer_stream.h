@@ -9,12 +9,14 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "engine/error.h"
+#include "kernels/huge_pages.h"
 
 namespace glmd {
 
@@ -33,7 +35,7 @@ public:
     LayerStream& operator=(const LayerStream&) = delete;
 
     /// Where this layer's bytes are while it is there.
-    const std::byte* place(int layer) const { return buffers_ + slot_of(layer) * slot_bytes_; }
+    const std::byte* place(int layer) const { return buffers_->data() + slot_of(layer) * slot_bytes_; }
     /// Waits until the layer is there; it stays until another one is asked for. ModelError when it can't be read; asking again
     /// tries again.
     void need(int layer);
@@ -68,8 +70,8 @@ private:
     std::string path_;
     std::vector<ByteRange> layers_;
     int file_ = -1;
-    std::byte *area_ = nullptr, *buffers_ = nullptr;  // what is mapped, and from where on it is aligned
-    std::size_t slot_bytes_ = 0, area_bytes_ = 0;
+    std::unique_ptr<HugePages> buffers_;
+    std::size_t slot_bytes_ = 0;
 
     mutable std::mutex mutex_;  // guards what follows
     std::condition_variable work_, arrival_;

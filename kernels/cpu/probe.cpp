@@ -2,7 +2,6 @@
 // products are the same in every turn. Functions with a target of their own use no STL, for the reason that isa.h gives.
 #include "kernels/probe.h"
 
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,7 +16,7 @@
 namespace glmd {
 namespace {
 
-constexpr std::size_t huge_page = std::size_t(2) << 20, piece = 4 * huge_page;
+constexpr std::size_t piece = 4 * HugePages::page;
 constexpr double memory_s = 0.2, int8_s = 0.05;
 
 /// Calls of work(thread) a second, all threads together.
@@ -50,7 +49,7 @@ typedef std::uint64_t V16 __attribute__((vector_size(16), may_alias));
 
 template <class V>
 __attribute__((always_inline)) inline void read_streams(const void* memory) {
-    constexpr std::size_t stream = huge_page / sizeof(V);
+    constexpr std::size_t stream = HugePages::page / sizeof(V);
     const V* at = static_cast<const V*>(memory);
     V a[4] = {}, b[4] = {};
     for (std::size_t i = 0; i < stream; i += 2) {
@@ -186,32 +185,27 @@ const std::vector<Loop>& loops() {
     return usable;
 }
 
-}  // namespace
-
-MemoryProbe::MemoryProbe(int threads, std::size_t most) : threads_(std::max(1, threads)), at_(std::size_t(threads_)) {
+/// In whole pieces, one for each thread at least.
+std::size_t probe_bytes(int threads, std::size_t most) {
     const std::size_t wanted = std::max<std::size_t>(std::size_t(1) << 30, 4 * last_cache_bytes()), pieces = std::min(wanted, most) / piece;
-    bytes_ = std::max<std::size_t>(pieces, std::size_t(threads_)) * piece;
-    // One huge page more, so that the rest can begin on a border.
-    void* area = mmap(nullptr, bytes_ + huge_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (area == MAP_FAILED) throw BackendError("out of memory: " + std::to_string(bytes_) + " bytes");
-    const std::size_t skip = (huge_page - reinterpret_cast<std::uintptr_t>(area) % huge_page) % huge_page;
-    data_ = static_cast<std::byte*>(area) + skip;
-    if (skip > 0) munmap(area, skip);
-    if (skip < huge_page) munmap(data_ + bytes_, huge_page - skip);
-    madvise(data_, bytes_, MADV_HUGEPAGE);
-    std::memset(data_, 1, bytes_);
-    for (std::size_t t = 0; t < at_.size(); ++t) at_[t] = t;
+    return std::max<std::size_t>(pieces, std::size_t(threads)) * piece;
 }
 
-MemoryProbe::~MemoryProbe() { munmap(data_, bytes_); }
+}  // namespace
+
+MemoryProbe::MemoryProbe(int threads, std::size_t most) : threads_(std::max(1, threads)), memory_(probe_bytes(threads_, most)), at_(std::size_t(threads_)) {
+    if (!memory_.data()) throw BackendError("out of memory: " + std::to_string(bytes()) + " bytes");
+    std::memset(memory_.data(), 1, bytes());
+    for (std::size_t t = 0; t < at_.size(); ++t) at_[t] = t;
+}
 
 double MemoryProbe::bandwidth() {
     const auto read = best_read();
     return double(piece) * calls_per_s(threads_, memory_s, [&](int t) {
         std::size_t& at = at_[std::size_t(t)];
-        read(data_ + at * piece);
+        read(memory_.data() + at * piece);
         at += std::size_t(threads_);
-        if (at >= bytes_ / piece) at = std::size_t(t);
+        if (at >= bytes() / piece) at = std::size_t(t);
     });
 }
 
