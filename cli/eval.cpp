@@ -35,7 +35,7 @@ json::array json_of(std::span<const TokenId> ids) { return json::array(ids.begin
 class Evaluator {
 public:
     explicit Evaluator(const EvalOptions& o) {
-        engine_.precision = o.precision == "fast" ? Precision::fast : o.precision == "fine" ? Precision::fine : Precision::exact;
+        engine_.precision = precision_named(o.precision);
         engine_.max_sequences = o.window;
         engine_.prefill_rows = 1;
         engine_.kv_bytes = 1;  // one context

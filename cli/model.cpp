@@ -176,13 +176,13 @@ void add_model(CLI::App& app, Globals& globals, Action& action) {
         "  glm model verify --no-self-test --json chatglm3-6b.gguf | jq .damaged");
 
     CLI::App* bench = command("bench", "how fast a model runs here, beside what the machine allows", run_model_bench);
-    const auto sizes = [&](const char* option, std::vector<int>& values, const char* text) {
-        bench->add_option(option, values, text)->delimiter(',')->allow_extra_args(false)->check(CLI::Range(0, 1 << 20))->capture_default_str();
+    const auto sizes = [&](const char* option, std::vector<int>& values, const char* text, int most = 1 << 20) {
+        bench->add_option(option, values, text)->delimiter(',')->allow_extra_args(false)->check(CLI::Range(0, most))->capture_default_str();
     };
     bench->add_option("path", options->path, "a .gguf file, or a folder with one");
     sizes("--prompt", options->prompts, "prompts of that many tokens; 0: none");
     sizes("--context", options->contexts, "answers behind that many tokens; 0: none");
-    bench->add_option("--batch", options->batches, "steps of that many sequences; 0: none")->delimiter(',')->allow_extra_args(false)->check(CLI::Range(0, 64))->capture_default_str();
+    sizes("--batch", options->batches, "steps of that many sequences; 0: none", 64);
     bench->add_option("--tokens", options->tokens, "tokens of an answer")->check(CLI::Range(1, 1 << 20))->capture_default_str();
     bench->add_option("--repeat", options->repeat, "measurements of each figure")->check(CLI::Range(1, 1000))->capture_default_str();
     bench->add_option("--threads", options->threads, "threads (else one per core)")->check(CLI::Range(1, 1024));

@@ -126,8 +126,7 @@ Exit run_model_bench(const Globals& globals, const ModelOptions& options) {
     const std::string file = model_file(options.path);
     std::error_code error;
     if (!fs::exists(file, error)) throw CliError(Exit::usage, file + ": there is no such file");
-    for (const Precision p : {Precision::exact, Precision::fine, Precision::fast})
-        if (options.precision == name(p)) engine.precision = p;
+    engine.precision = precision_named(options.precision);  // empty: the default
     engine.kv = kv_type_named(options.kv);
     engine.cache_directory = options.cache.empty() ? cache_folder() : options.cache;
 

@@ -12,10 +12,10 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 
 #include "cli/model.h"
+#include "engine/available_memory.h"
 #include "engine/memory_plan.h"
 #include "engine/models/model.h"
 
@@ -36,15 +36,7 @@ struct File {
 };
 
 /// A line of /proc/meminfo in bytes; 0 when there is none.
-double memory(const std::string& key) {
-    std::ifstream file("/proc/meminfo");
-    std::string name;
-    double kib = 0;
-    std::string rest;
-    while (file >> name >> kib && std::getline(file, rest))
-        if (name == key + ":") return kib * 1024;
-    return 0;
-}
+double memory(const std::string& key) { return 1024 * double(number_of("/proc/meminfo", key + ":")); }
 
 std::string hex(const unsigned char* bytes, std::size_t n) {
     std::string text(n * 2 + 1, '\0');

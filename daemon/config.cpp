@@ -41,10 +41,8 @@ std::string choose(const char* systemd_variable, const std::string& system_path,
 }
 
 std::optional<Precision> parse_precision(const std::string& text, const std::string& where) {
-    if (text == "exact") return Precision::exact;
-    if (text == "fine") return Precision::fine;
-    if (text == "fast") return Precision::fast;
     if (text == "auto") return std::nullopt;
+    if (const auto precision = precision_named(text)) return precision;
     throw ConfigError(where + ": precision must be \"auto\", \"exact\", \"fine\" or \"fast\", not \"" + text + "\"");
 }
 

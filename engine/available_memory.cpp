@@ -7,14 +7,6 @@
 namespace glmd {
 namespace {
 
-/// The number behind a key of a file like /proc/meminfo; 0 without.
-std::size_t number_of(const std::string& path, const std::string& key) {
-    std::ifstream f(path);
-    for (std::string word, rest; f >> word; std::getline(f, rest))
-        if (std::size_t n = 0; word == key && f >> n) return n;
-    return 0;
-}
-
 /// A cgroup's file with one number, or "max".
 std::size_t only_number(const std::string& path, std::size_t otherwise) {
     std::ifstream f(path);
@@ -23,6 +15,13 @@ std::size_t only_number(const std::string& path, std::size_t otherwise) {
 }
 
 }  // namespace
+
+std::size_t number_of(const std::string& path, const std::string& key) {
+    std::ifstream f(path);
+    for (std::string word, rest; f >> word; std::getline(f, rest))
+        if (std::size_t n = 0; word == key && f >> n) return n;
+    return 0;
+}
 
 std::size_t cgroup_room(const std::string& root, const std::string& path) {
     std::size_t room = SIZE_MAX;

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <fstream>
 #include <optional>
 #include <random>
 
@@ -21,17 +20,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 double since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
-
-int blocks_for(int tokens) { return (tokens + kv_block_tokens - 1) / kv_block_tokens; }
-
-std::size_t peak_resident() {
-    std::ifstream f("/proc/self/status");
-    for (std::string key, rest; f >> key; std::getline(f, rest)) {
-        std::size_t kib = 0;
-        if (key == "VmHWM:" && f >> kib) return kib * 1024;
-    }
-    return 0;
-}
 
 int threads_of(const CpuOptions& cpu) { return cpu.threads > 0 ? cpu.threads : cpu_cores(); }
 
@@ -94,7 +82,7 @@ public:
         report.threads = threads_;
         report.int8_loop = loop_;
         report.energy = energy_.source();
-        report.peak_bytes = peak_resident() - memory_.bytes();
+        report.peak_bytes = number_of("/proc/self/status", "VmHWM:") * 1024 - memory_.bytes();
     }
 
 private:
@@ -157,7 +145,7 @@ private:
         const PromptLayout layout = m_.model->layout(std::span(ids_).first(static_cast<std::size_t>(tokens)));
         const auto step_at = [&](int first, int first_row) {
             buffers_.clear();
-            add_rows(layout, 0, blocks_for(tokens), first, std::min(rows, tokens - first));
+            add_rows(layout, 0, kv_blocks_for(tokens), first, std::min(rows, tokens - first));
             return buffers_.upload(*m_.pool, m_.precision, first_row);
         };
         Step step;
@@ -180,7 +168,7 @@ private:
     /// Seconds of a step that gives each of the sequences a token, on average; the first one isn't counted.
     double decode(int context, int sequences) {
         const PromptLayout layout = m_.model->layout(std::span(ids_).first(static_cast<std::size_t>(context)));
-        const int blocks = blocks_for(context + options_.tokens);
+        const int blocks = kv_blocks_for(context + options_.tokens);
         Clock::time_point begin;
         for (int i = -1; i < options_.tokens; ++i) {
             if (i == 0) begin = Clock::now();
@@ -226,7 +214,7 @@ std::vector<std::string> fit(EngineOptions& engine, BenchOptions& options, const
     for (const int n : options.batches) engine.max_sequences = std::max(engine.max_sequences, n);
     engine.context = std::min(engine.context, shape.trained_context);
     const KvType kv = engine.kv.value_or(default_kv_type(engine.precision.value_or(default_precision(shape.parameters))));
-    const int batch_blocks = options.batches.empty() ? 1 : engine.max_sequences * blocks_for(bench_batch_context + options.tokens);
+    const int batch_blocks = options.batches.empty() ? 1 : engine.max_sequences * kv_blocks_for(bench_batch_context + options.tokens);
     engine.kv_bytes = KvShape{shape.layers, shape.kv_heads, shape.head_dim, kv}.block_bytes() * std::size_t(batch_blocks);
     engine.spare_sequences = 0;
     return left_out;

@@ -77,8 +77,6 @@ QueueLimits queue_limits(const EngineOptions& o) {
     return {o.max_queue, own(o.max_queue_per_uid, o.max_queue), o.max_queued_tokens, own(o.max_queued_tokens_per_uid, o.max_queued_tokens)};
 }
 
-int blocks_for(int tokens) { return (tokens + kv_block_tokens - 1) / kv_block_tokens; }
-
 bool is_plain(const PromptLayout& l) {
     for (std::size_t i = 0; i < l.positions.size(); ++i)
         if (l.positions[i] != static_cast<int>(i) || l.block_positions[i] != 0) return false;
@@ -91,7 +89,7 @@ public:
         : loaded_(std::move(loaded)), options_(options), scheduler_(scheduler_options(options, loaded_.info, loaded_.plan)),
           cache_(loaded_.pool->blocks()),
           buffers_(*loaded_.backend, std::max(loaded_.plan.streamed ? loaded_.plan.kept_rows : 0, options.prefill_rows + options.batch()),
-                   options.batch(), blocks_for(loaded_.info.context)),
+                   options.batch(), kv_blocks_for(loaded_.info.context)),
           end_ids_(loaded_.end_ids), mailbox_(std::make_shared<Mailbox>(queue_limits(options))) {
         status_.kv_blocks = cache_.total();
         thread_ = std::thread([this] { run(); });
@@ -129,7 +127,7 @@ public:
         if (prompt >= loaded_.info.context) return {SubmitError::too_long, nullptr};
         const int room = loaded_.info.context - prompt;
         if (request.max_tokens <= 0 || request.max_tokens > room) request.max_tokens = room;
-        if (blocks_for(prompt + request.max_tokens) > cache_.total()) return {SubmitError::too_long, nullptr};
+        if (kv_blocks_for(prompt + request.max_tokens) > cache_.total()) return {SubmitError::too_long, nullptr};
 
         auto flag = std::make_shared<std::atomic<bool>>(false);
         {
@@ -250,7 +248,7 @@ private:
     }
 
     bool grow(Sequence& s) {
-        const int missing = blocks_for(s.length) - static_cast<int>(s.table.size());
+        const int missing = kv_blocks_for(s.length) - static_cast<int>(s.table.size());
         if (missing > 0 && !cache_.take(missing, s.table)) return false;
         s.blocks = static_cast<int>(s.table.size());
         return true;

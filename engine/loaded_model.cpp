@@ -110,9 +110,9 @@ LoadedModel load_model(const std::string& gguf_path, const EngineOptions& option
 Evaluation::Evaluation(LoadedModel& model, const EngineOptions& options, std::vector<BlankRows> blanks)
     : model_(model), options_(options),
       buffers_(std::make_unique<StepBuffers>(*model.backend, options.prefill_rows + options.max_sequences, options.max_sequences,
-                                             (model.info.context + kv_block_tokens - 1) / kv_block_tokens)),
+                                             kv_blocks_for(model.info.context))),
       blank_rows_(std::move(blanks)) {
-    for (int i = 0; i < (model.info.context + kv_block_tokens - 1) / kv_block_tokens; ++i) blocks_.push_back(i);
+    for (int i = 0; i < kv_blocks_for(model.info.context); ++i) blocks_.push_back(i);
 }
 
 Evaluation::~Evaluation() = default;

@@ -197,7 +197,7 @@ MemoryPlan plan_as(const ModelShape& s, const PackedSize& packed, const MemoryRe
     p.sequences = request.max_sequences;
     const KvType type = request.kv.value_or(default_kv_type(default_precision(s.parameters)));
     p.kv_shape = {s.layers, s.kv_heads, s.head_dim, type};
-    const std::size_t blocks = std::size_t(p.context + kv_block_tokens - 1) / kv_block_tokens;
+    const std::size_t blocks = std::size_t(kv_blocks_for(p.context));
     p.kv = p.kv_shape.block_bytes() * blocks;
 
     const std::size_t h = s.hidden, q = std::size_t(s.heads) * s.head_dim, kv = std::size_t(s.kv_heads) * s.head_dim, qkv = q + 2 * kv;

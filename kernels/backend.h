@@ -20,6 +20,12 @@ namespace glmd {
 /// (two int8 terms, twice the arithmetic of fast, the same memory traffic), fast to int8.
 enum class Precision : std::uint8_t { exact, fine, fast };
 constexpr const char* name(Precision p) { return p == Precision::exact ? "exact" : p == Precision::fine ? "fine" : "fast"; }
+/// Nothing for any other name.
+constexpr std::optional<Precision> precision_named(std::string_view text) {
+    for (const Precision p : {Precision::exact, Precision::fine, Precision::fast})
+        if (text == name(p)) return p;
+    return {};
+}
 /// i8: 8-bit numbers with a scale per token and KV head, for keys and for values.
 enum class KvType : std::uint8_t { f32, f16, i8 };
 constexpr const char* name(KvType t) { return t == KvType::f32 ? "f32" : t == KvType::f16 ? "f16" : "int8"; }
@@ -33,6 +39,7 @@ constexpr KvType default_kv_type(Precision p) { return p == Precision::exact ? K
 
 /// Tokens per KV block. Attention sums in blocks of this size at absolute slots, which is what makes it independent of chunking.
 inline constexpr int kv_block_tokens = 32;
+constexpr int kv_blocks_for(int tokens) { return (tokens + kv_block_tokens - 1) / kv_block_tokens; }
 
 struct KvShape {
     int layers = 0;

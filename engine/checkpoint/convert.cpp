@@ -13,13 +13,13 @@
 #include <system_error>
 #include <thread>
 
+#include "engine/available_memory.h"
 #include "engine/checkpoint/families/families.h"
 #include "engine/checkpoint/gguf_writer.h"
 #include "engine/checkpoint/hashes.h"
 #include "engine/checkpoint/pack.h"
 #include "engine/checkpoint/quantize.h"
 #include "engine/checkpoint/tokenizer_files.h"
-#include "engine/available_memory.h"
 #include "engine/self_test.h"
 #include "kernels/half.h"
 

@@ -86,7 +86,7 @@ class Batch {
 public:
     Batch(LoadedModel& model, const std::vector<std::vector<TokenId>>& prompts) : model_(model) {
         int rows = 0, blocks = 0;
-        per_sequence_ = (model.info.context + kv_block_tokens - 1) / kv_block_tokens;
+        per_sequence_ = kv_blocks_for(model.info.context);
         for (const auto& p : prompts) {
             Sequence s{model.model->layout(p), {}, 0};
             for (int i = 0; i < per_sequence_; ++i) s.blocks.push_back(blocks++);
