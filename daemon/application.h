@@ -12,6 +12,7 @@
 #include <tuple>
 
 #include "daemon/config.h"
+#include "daemon/energy_account.h"
 #include "daemon/storage_thread.h"
 #include "engine/engine.h"
 
@@ -35,6 +36,7 @@ public:
     int connections = 0;
     bool stopping = false;
     std::set<GenerationRun*> runs;   // kept by the runs themselves
+    EnergyAccount energy;            // by the runs, too
 
     /// Loads in the background; an engine that is there is let go first (its requests finish, or are cancelled after 10 s).
     void load_model();

@@ -83,6 +83,7 @@ GenerationRun::GenerationRun(Application& app, std::shared_ptr<Engine> engine, G
     }
     generation_ = std::move(submitted.generation);
     app_.runs.insert(this);
+    app_.energy.begin(engine_->status().completion_tokens, std::chrono::steady_clock::now());
     channel_->cancel = [this] { cancel(); };
     if (exchange_.disconnected()) cancel();
     exchange_.on_disconnect([this] { cancel(); });
@@ -91,6 +92,7 @@ GenerationRun::GenerationRun(Application& app, std::shared_ptr<Engine> engine, G
 GenerationRun::~GenerationRun() {
     exchange_.on_disconnect({});
     app_.runs.erase(this);
+    if (app_.runs.empty()) app_.energy.end(engine_->status().completion_tokens, std::chrono::steady_clock::now());
     channel_->cancel = {};
     {
         std::lock_guard lock(channel_->mutex);

@@ -29,6 +29,14 @@ std::string_view state_name(ModelState state) {
     return "failed";
 }
 
+json::value energy(const std::optional<EnergyAccount::Report>& report) {
+    if (!report) return nullptr;
+    json::object o{{"source", report->source}, {"joules", report->joules}, {"tokens", report->tokens}};
+    o["watts"] = report->watts > 0 ? json::value(report->watts) : nullptr;
+    o["tokens_per_joule"] = report->joules > 0 ? json::value(double(report->tokens) / report->joules) : nullptr;
+    return o;
+}
+
 }  // namespace
 
 Answer status(Application& app, Exchange& exchange) {
@@ -50,7 +58,7 @@ Answer status(Application& app, Exchange& exchange) {
     json::object model;
     model["state"] = state_name(app.model_state());
     model["id"] = app.model_id();
-    body["engine"] = nullptr;
+    body["engine"] = body["energy"] = nullptr;
     if (std::shared_ptr<Engine> engine = app.engine()) {
         const ModelInfo& info = engine->model();
         model["name"] = info.name;
@@ -92,6 +100,7 @@ Answer status(Application& app, Exchange& exchange) {
         work["decode_tokens_per_s"] = now.decode_tokens_per_s;
         work["steps"] = now.steps;
         body["engine"] = std::move(work);
+        body["energy"] = energy(app.energy.report(now.completion_tokens, std::chrono::steady_clock::now()));
     }
     body["model"] = std::move(model);
     co_await exchange.respond(json_response(body));
