@@ -2,6 +2,7 @@
 // so a reload first waits until the last of them has let go: two models may not fit in memory together.
 #include "daemon/application.h"
 
+#include <cstdlib>
 #include <filesystem>
 
 #include "daemon/generation.h"
@@ -40,7 +41,12 @@ void Application::load_model() {
     loading_ = true;
     EngineOptions options = config.engine;
     options.on_plan = [](const std::string& plan) { log_info(plan); };
-    loader_ = std::thread([this, path, options, old] {
+    // Nothing but a new process gets the device back; sessions are on disk.
+    const auto give_up = options.on_device_lost = [](const std::string& why) {
+        log_error("the GPU is lost, and so this process ends: " + why);
+        std::_Exit(EXIT_FAILURE);
+    };
+    loader_ = std::thread([this, path, options, old, give_up] {
         for (int i = 0; !old.expired(); ++i) {
             if (i == 200) asio::post(io, [this] { cancel_generations(); });
             if (stopping_loader_) break;
@@ -50,6 +56,8 @@ void Application::load_model() {
         std::string code, failure;
         try {
             engine = make_engine(path, options);
+        } catch (const DeviceLost& e) {
+            give_up(e.what());
         } catch (const std::exception& e) {
             failure = e.what();
             code = failure.starts_with("insufficient memory:") ? "insufficient_memory" : "model_failed";

@@ -57,6 +57,11 @@ WeightsMode parse_weights(const std::string& text, const std::string& where) {
     throw ConfigError(where + ": weights must be \"auto\", \"resident\" or \"stream\", not \"" + text + "\"");
 }
 
+BackendKind parse_backend(const std::string& text, const std::string& where) {
+    if (const auto kind = backend_kind_named(text)) return *kind;
+    throw ConfigError(where + ": backend must be \"auto\", \"cpu\" or \"cuda\", not \"" + text + "\"");
+}
+
 std::string read_text(const std::string& path) {
     std::ifstream in(path, std::ios::binary);
     if (!in) throw ConfigError(path + ": can't be read");
@@ -162,6 +167,10 @@ void apply_toml(Config& config, std::string_view text, const std::string& where)
         {"storage.max_sessions", integer(config.max_sessions)},
         {"storage.max_session_bytes", bytes(config.max_session_bytes)},
         {"engine.model", text_key(config.model)},
+        {"engine.backend", [&](const toml::node& node, const std::string& at) {
+             config.engine.backend = parse_backend(node.value_exact<std::string>().value_or(""), at);
+         }},
+        {"engine.cuda_device", integer(config.engine.cuda.device)},
         {"engine.threads", integer(config.engine.cpu.threads)},
         {"engine.isa", text_key(config.engine.cpu.isa)},
         {"engine.context", integer(config.engine.context)},
@@ -216,6 +225,7 @@ void validate(const Config& config) {
     range("storage.max_session_bytes", config.max_session_bytes, 4096, std::int64_t(1) << 50);
     range("engine.threads", config.engine.cpu.threads, 0, 4096);
     range("engine.context", config.engine.context, 0, 1 << 20);
+    range("engine.cuda_device", config.engine.cuda.device, 0, 1023);
     range("engine.max_sequences", config.engine.max_sequences, 1, 1024);
     range("engine.max_queue", config.engine.max_queue, 1, 65536);
     range("engine.max_queued_tokens", config.engine.max_queued_tokens, 1, 1 << 30);
@@ -230,7 +240,7 @@ Config read_config(int argc, const char* const* argv) {
     CLI::App app{"glmd: local language models as a system service", "glmd"};
     app.set_version_flag("--version", std::string("glmd ") + version);
     std::string file;
-    std::optional<std::string> socket, state, cache, model, precision, memory, weights;
+    std::optional<std::string> socket, state, cache, model, backend, precision, memory, weights;
     std::optional<int> threads, context, sequences;
     bool verbose = false;
     app.add_option("--config", file, "read this file instead of /usr/lib/glmd, /etc/glmd");
@@ -238,6 +248,7 @@ Config read_config(int argc, const char* const* argv) {
     app.add_option("--state-dir", state, "sessions and models");
     app.add_option("--cache-dir", cache, "packed weights; safe to delete");
     app.add_option("--model", model, "GGUF file, or the name of one in STATE/models");
+    app.add_option("--backend", backend, "auto, cpu or cuda");
     app.add_option("--threads", threads, "0: one per physical core");
     app.add_option("--context", context, "tokens per sequence; 0: the model's own");
     app.add_option("--precision", precision, "auto, exact, fine or fast");
@@ -276,6 +287,7 @@ Config read_config(int argc, const char* const* argv) {
     if (state) config.state_directory = *state;
     if (cache) config.cache_directory = *cache;
     if (model) config.model = *model;
+    if (backend) config.engine.backend = parse_backend(*backend, "--backend");
     if (threads) config.engine.cpu.threads = *threads;
     if (context) config.engine.context = *context;
     if (sequences) config.engine.max_sequences = *sequences;

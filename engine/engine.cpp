@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <deque>
 #include <list>
+#include <map>
 #include <mutex>
 #include <thread>
 
@@ -176,6 +177,9 @@ private:
             if (const StepPlan plan = scheduler_.plan(now()); !plan.empty()) {
                 try {
                     step(plan);
+                } catch (const DeviceLost& e) {
+                    while (!live_.empty()) finish(*live_.front(), FinishReason::error, e.what());
+                    if (options_.on_device_lost) options_.on_device_lost(e.what());
                 } catch (const std::exception& e) {
                     // A backend that failed once isn't trusted with these sequences any more.
                     while (!scheduler_.running().empty()) finish(of(scheduler_.running().front()), FinishReason::error, e.what());
@@ -315,8 +319,9 @@ private:
         }
         if (!buffers_.ids.empty()) {
             const Step s = buffers_.upload(*loaded_.pool, loaded_.precision);
-            if (!run_layers(s, plan, wanted)) return;
-            if (!wanted.empty()) take_logits(s);
+            if (!plan.fill && plan.whole.empty() && !loaded_.plan.streamed) decode(s, plan, wanted);
+            else if (!run_layers(s, plan, wanted)) return;
+            else if (!wanted.empty()) take_logits(loaded_.model->logits(s));
         }
         StepPlan done = plan;
         for (done.fill_units = 0; done.fill_units < plan.fill_units && !fill->cancelled->load(); ++done.fill_units)
@@ -350,6 +355,16 @@ private:
             if (half % 2 && half / 2 + 1 < layers) tell_progress(plan, half / 2 + 1, layers);
         }
         return true;
+    }
+
+    /// A token of each sequence and nothing else: the buffers of such steps lie alike whenever there are as many rows.
+    void decode(const Step& s, StepPlan& plan, std::vector<Sequence*>& wanted) {
+        Activations& logits = decode_logits_[s.rows];
+        loaded_.backend->run_recorded(std::uint64_t(s.rows), [&] {
+            run_layers(s, plan, wanted);
+            logits = loaded_.model->logits(s);
+        });
+        take_logits(logits);
     }
 
     static void tell_progress(const StepPlan& plan, int done, int layers) {
@@ -401,13 +416,12 @@ private:
             model.keys(step, layer);
         }
         const bool last = unit + 1 == scheduler_.units_of(s) && s.length == s.prompt;
-        if (last) take_logits(step);
+        if (last) take_logits(loaded_.model->logits(step));
         return last;
     }
 
     /// Appends to logits_.
-    void take_logits(const Step& step) {
-        const Activations logits = loaded_.model->logits(step);
+    void take_logits(Activations logits) {
         const std::size_t before = logits_.size(), count = std::size_t(logits.rows) * logits.cols;
         logits_.resize(before + count);
         loaded_.backend->download(logits_.data() + before, logits.data, count * sizeof(float));
@@ -508,6 +522,7 @@ private:
     StepBuffers buffers_;
     std::vector<TokenId> end_ids_;
     std::vector<float> logits_;
+    std::map<int, Activations> decode_logits_;  // by rows
     std::list<std::unique_ptr<Sequence>> live_;
     const Clock::time_point begin_ = Clock::now();
     std::uint64_t prompt_tokens_ = 0, cached_tokens_ = 0, completion_tokens_ = 0, requests_ = 0, steps_ = 0, pauses_ = 0;

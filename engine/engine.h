@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/backend_kind.h"
 #include "engine/chat.h"
 #include "engine/error.h"
 #include "engine/infill.h"
@@ -35,12 +36,17 @@ struct EngineOptions {
     /// Unset: fine below 2 billion parameters, whose answers int8 activations visibly hurt; fast above.
     std::optional<Precision> precision;
     std::optional<KvType> kv;     // unset: f32 in exact precision, else f16; i8 halves it again
+    BackendKind backend = BackendKind::automatic;
     CpuOptions cpu;
+    CudaOptions cuda;
     /// Compare the model's answer to a few ids with its recorded fingerprint before it is used (engine/self_test.h).
     bool self_test = true;
     std::string cache_directory;  // packed weights
     std::function<void(std::size_t done, std::size_t total)> on_pack;  // bytes, while a model is packed for the first time
-    std::function<void(const std::string& plan)> on_plan;  // sentences on memory and time, before anything big is allocated
+    std::function<void(const std::string& plan)> on_plan;  // sentences on device, memory and time, before anything big is allocated
+    std::function<void(std::size_t done, std::size_t total)> on_upload;  // bytes, while weights are copied to a GPU
+    /// The device is gone (DeviceLost), after every request was told: the process should end, to be started again. Engine's thread.
+    std::function<void(const std::string& why)> on_device_lost;
 
     int batch() const { return max_sequences + spare_sequences; }
 };

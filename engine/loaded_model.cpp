@@ -16,6 +16,10 @@
 namespace glmd {
 namespace {
 
+void say(const EngineOptions& options, const std::string& sentence) {
+    if (options.on_plan) options.on_plan(sentence);
+}
+
 LoadedModel load_packed(const std::string& gguf_path, const PackedPaths& paths, std::unique_ptr<Backend> backend, const EngineOptions& options,
                         std::size_t budget) {
     LoadedModel l;
@@ -29,12 +33,13 @@ LoadedModel load_packed(const std::string& gguf_path, const PackedPaths& paths, 
     const MemoryPlan plan = l.plan = plan_memory(shape, l.weights->size(), {options.context, kv_type, options.prefill_rows, options.batch()},
                                                  options.weights, budget);
     require_memory(plan, budget);
-    if (options.on_plan) options.on_plan("memory: " + plan.text());
+    say(options, "memory: " + plan.text());
     if (plan.streamed) {
-        if (options.on_plan) options.on_plan("the weights stream from disk: " + plan.pass_text(read_speed(paths.weights)));
+        say(options, "the weights stream from disk: " + plan.pass_text(read_speed(paths.weights)));
         l.weights->stream();
     }
-    l.weights->preload();
+    if (l.backend->reads_host_memory()) l.weights->preload();
+    else l.weights->upload(*l.backend, options.on_upload);
 
     l.tokenizer = load_tokenizer(*l.metadata);
     l.chat_template = load_chat_template(*l.metadata);
@@ -73,22 +78,30 @@ LoadedModel load_packed(const std::string& gguf_path, const PackedPaths& paths, 
 
 }  // namespace
 
-LoadedModel load_model(const std::string& gguf_path, const EngineOptions& options) {
+namespace {
+
+/// On one kind of device, whatever `options` says of it.
+LoadedModel load_on(BackendKind kind, const std::string& gguf_path, EngineOptions options) {
     const auto begin = std::chrono::steady_clock::now();
-    auto backend = make_cpu_backend(options.cpu);
+    const bool cuda = kind == BackendKind::cuda;
+    if (cuda && options.weights == WeightsMode::stream) throw ModelError("weights that stream from disk are for the CPU");
+    if (cuda) options.weights = WeightsMode::resident;
+    const auto make = [&] { return cuda ? make_cuda_backend(options.cuda) : make_cpu_backend(options.cpu); };
+    auto backend = make();
     std::error_code error;
     std::filesystem::create_directories(options.cache_directory, error);
     const PackedPaths paths = packed_paths(gguf_path, options.cache_directory, *backend);
-    const std::size_t budget = options.memory_budget ? options.memory_budget : available_memory();
+    std::size_t budget = backend->memory_budget().value_or(available_memory());
+    if (options.memory_budget) budget = options.memory_budget;
     const auto pack = [&] {
         PackLimits limits{budget, options.context, options.kv, options.prefill_rows, options.batch(), options.weights};
         if (!limits.kv && options.precision) limits.kv = default_kv_type(*options.precision);
-        pack_model_in_child(gguf_path, paths, options.cpu.isa, limits, options.on_pack);
+        pack_model_in_child(gguf_path, paths, cuda ? "cuda" : options.cpu.isa, limits, options.on_pack);
     };
     const auto load = [&](std::unique_ptr<Backend> b) {
         LoadedModel l = load_packed(gguf_path, paths, std::move(b), options, budget);
         if (options.self_test) run_self_test(l);
-        l.weights->settle();
+        if (!cuda) l.weights->settle();
         if (const LayerStream* stream = l.weights->streamed()) l.info.pass_s = double(l.info.pass_bytes) / std::max(stream->bytes_per_s(), 1.0);
         l.info.load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
         return l;
@@ -101,10 +114,29 @@ LoadedModel load_model(const std::string& gguf_path, const EngineOptions& option
             if (std::string_view(e.what()).starts_with("insufficient memory")) throw;
         }
         std::filesystem::remove(paths.weights, error);
-        backend = make_cpu_backend(options.cpu);
+        backend = make();
     }
     pack();
     return load(std::move(backend));
+}
+
+}  // namespace
+
+LoadedModel load_model(const std::string& gguf_path, const EngineOptions& options) {
+    if (options.backend == BackendKind::cpu) return load_on(BackendKind::cpu, gguf_path, options);
+    try {
+        LoadedModel l = load_on(BackendKind::cuda, gguf_path, options);
+        say(options, "backend: " + l.backend->description());
+        return l;
+    } catch (const DeviceLost&) {
+        throw;
+    } catch (const std::runtime_error& e) {
+        const bool too_small = std::string_view(e.what()).starts_with("insufficient memory");
+        const bool no_device = dynamic_cast<const BackendError*>(&e) || options.weights == WeightsMode::stream;
+        if (options.backend == BackendKind::cuda || (!too_small && !no_device)) throw;
+        say(options, std::string("backend: the CPU, because: ") + e.what());
+    }
+    return load_on(BackendKind::cpu, gguf_path, options);
 }
 
 Evaluation::Evaluation(LoadedModel& model, const EngineOptions& options, std::vector<BlankRows> blanks)

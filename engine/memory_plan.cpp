@@ -161,13 +161,13 @@ ModelShape shape_of_checkpoint(const std::string& path, const std::string& confi
     throw ModelError(path + ": there is no config.json in this folder; give --config FILE.");
 }
 
-PackedSize packed_size(const ModelShape& s, OutputType type, const Backend& backend) {
+PackedSize packed_size(const ModelShape& s, OutputType type, const WeightLayout& layout) {
     std::vector<PackedPiece> pieces;
     int layer = -1;
     const auto add = [&](std::size_t n) { pieces.push_back({layer, n}); };
     const auto typed = [&](DType t, std::int64_t rows, std::int64_t cols) {
         if (t == DType::q4_0 || t == DType::q8_0) cols = (cols + 31) / 32 * 32;
-        add(backend.packed_bytes(backend.pack_format(t), rows, cols));
+        add(layout.packed_bytes(layout.pack_format(t), rows, cols));
     };
     const auto matrix = [&](std::int64_t rows, std::int64_t cols, bool outer) {
         DType t = DType::f16;

@@ -35,7 +35,7 @@ ModelShape shape_of(const Config& config);
 ModelShape shape_of_checkpoint(const std::string& path, const std::string& config = {});
 
 /// Of the packed weights of a checkpoint of this shape once it's converted to `type`.
-PackedSize packed_size(const ModelShape& shape, OutputType type, const Backend& backend);
+PackedSize packed_size(const ModelShape& shape, OutputType type, const WeightLayout& layout);
 
 /// fine below 2 billion parameters, whose answers int8 activations visibly hurt; fast above.
 Precision default_precision(std::int64_t parameters);

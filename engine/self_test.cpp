@@ -148,6 +148,8 @@ SelfTest run_self_test(LoadedModel& m) {
                 throw ModelError(text);
             }
         }
+    } catch (const DeviceLost&) {
+        throw;
     } catch (const std::exception& e) {
         throw ModelError(fails + e.what());
     }

@@ -49,6 +49,8 @@ public:
         s.positions = base + at[1];
         s.block_positions = base + at[2];
         s.tables = {s.rows, static_cast<int>(bidirectional.size()), max_blocks_, base + at[3], base + at[4], base + at[6], base + at[7]};
+        const auto alone = [&](std::size_t r) { return r < sequence.size() && (r + 1 == sequence.size() || sequence[r + 1] != sequence[r]); };
+        while (alone(std::size_t(s.tables.single_rows))) ++s.tables.single_rows;
         s.kv = &pool;
         s.precision = precision;
         s.logit_rows = base + at[5];

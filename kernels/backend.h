@@ -6,6 +6,7 @@
 // Promises (ARCHITECTURE.md, "What Backend promises"): on the CPU an output row doesn't depend, bitwise, on the other
 // rows of a batch nor on how a prompt was cut into chunks; attention reads KV through block tables; ids, positions and
 // tables are backend buffers filled once per step, and no operation needs their values on the host.
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -82,9 +83,11 @@ struct StepTables {
     const std::int32_t* slot = nullptr;        // [rows] index of the row's token in its sequence = where its key is kept
     const std::int32_t* block_tables = nullptr;   // [sequences, max_blocks] pool block of slots 32 b … 32 b + 31
     const std::int32_t* bidirectional = nullptr;  // [sequences] keys below this index are seen by every row
+    int single_rows = 0;                          // at least so many first rows are each alone in their sequence: a hint
     StepTables slice(int first, int count) const {
         StepTables t = *this;
         t.rows = count; t.sequence += first; t.slot += first;
+        t.single_rows = single_rows <= first ? 0 : single_rows - first < count ? single_rows - first : count;
         return t;
     }
 };
@@ -112,12 +115,26 @@ enum class Function : std::uint8_t { silu, gelu_tanh, gelu_erf };
 /// none: y = f(x). first: y = f(x[:n]) * x[n:]. second: y = x[:n] * f(x[n:]).
 enum class Gate : std::uint8_t { none, first, second };
 
-class Backend {
+/// How a device wants its matrices. Pure functions of host memory, which need no device: what they give may be stored and mapped later.
+class WeightLayout {
 public:
-    virtual ~Backend() = default;
+    virtual ~WeightLayout() = default;
+    virtual std::string pack_id() const = 0;  // changes whenever packed bytes would: part of the cache file's name
+    virtual PackFormat pack_format(DType type) const = 0;
+    virtual std::size_t packed_bytes(PackFormat format, std::int64_t rows, std::int64_t cols) const = 0;
+    /// source is [rows, cols] in `type`; out has packed_bytes(). Any cols works for f32/f16/bf16.
+    virtual void pack(DType type, const std::byte* source, std::int64_t rows, std::int64_t cols,
+                      std::span<std::byte> out) const = 0;
+};
 
+class Backend : public WeightLayout {
+public:
     /// For logs and status: "cpu avx512-vnni, 2 threads".
     virtual std::string description() const = 0;
+    /// Weights may stay where the host mapped them. Otherwise they are fill()ed into allocated memory.
+    virtual bool reads_host_memory() const { return true; }
+    /// Bytes that weights, KV and workspace may take on the device; nothing where that is the machine's main memory.
+    virtual std::optional<std::size_t> memory_budget() const { return {}; }
 
     virtual std::unique_ptr<Buffer> allocate(std::size_t bytes) = 0;  // zero-filled, 64-byte aligned
     /// Copies host memory to `target`; the host memory may be reused on return.
@@ -126,13 +143,13 @@ public:
     virtual void download(void* host, const void* source, std::size_t bytes) = 0;
     virtual std::unique_ptr<KvPool> make_kv_pool(KvShape shape, int blocks) = 0;
 
-    // Weights. pack() is pure (host memory to host memory): its result may be stored and mapped later.
-    virtual std::string pack_id() const = 0;  // changes whenever packed bytes would: part of the cache file's name
-    virtual PackFormat pack_format(DType type) const = 0;
-    virtual std::size_t packed_bytes(PackFormat format, std::int64_t rows, std::int64_t cols) const = 0;
-    /// source is [rows, cols] in `type`; out has packed_bytes(). Any cols works for f32/f16/bf16.
-    virtual void pack(DType type, const std::byte* source, std::int64_t rows, std::int64_t cols,
-                      std::span<std::byte> out) const = 0;
+    /// Writes `bytes` to `target`, in order; read(piece, offset) fetches each piece into host memory.
+    using Read = std::function<void(std::span<std::byte> piece, std::size_t offset)>;
+    virtual void fill(void* target, std::size_t bytes, const Read& read) { read({static_cast<std::byte*>(target), bytes}, 0); }
+
+    /// Runs operations(), or replays what it launched when it last ran with this key. So all that it passes, pointers and shapes,
+    /// must be the same whenever the key is; what lies behind the pointers may change. No download() in it.
+    virtual void run_recorded(std::uint64_t key, const std::function<void()>& operations) { (void)key, operations(); }
 
     // Operations. Shapes are [rows, columns]; out may not overlap the inputs unless said.
     virtual void embedding(Activations out, const Matrix& table, const std::int32_t* ids) = 0;
@@ -177,5 +194,26 @@ std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);
 int cpu_cores();
 /// Instruction sets this machine can run, best first; "scalar" is always there.
 std::vector<std::string> cpu_instruction_sets();
+
+struct CudaOptions {
+    int device = 0;
+    std::string plugin;  // libglmd_cuda.so; empty: beside this program or where it is installed
+};
+struct CudaDevice {
+    int index = 0;
+    std::string name;
+    int compute = 0;             // capability, 87 for 8.7
+    int driver = 0, runtime = 0; // CUDA versions, 13000 for 13.0
+    int multiprocessors = 0;
+    bool integrated = false;     // shares the machine's main memory
+    bool coherent = false;       // reads what the host has mapped
+    std::size_t memory = 0, free = 0;  // bytes; free may leave out what an integrated GPU could reclaim
+};
+/// All of them, without making any ready. BackendError says in one sentence why there is none: no plugin, cuBLAS, driver or GPU.
+std::vector<CudaDevice> cuda_devices(const CudaOptions& options = {});
+/// BackendError as above, or when the device is none that the plugin was built for.
+std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options);
+/// How matrices lie in a GPU's memory; needs no plugin.
+const WeightLayout& cuda_weight_layout();
 
 }  // namespace glmd

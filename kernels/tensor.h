@@ -14,6 +14,11 @@ struct BackendError : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
+/// The device doesn't answer any more, for this process at least: only ending it helps.
+struct DeviceLost : BackendError {
+    using BackendError::BackendError;
+};
+
 /// How weights are stored in a checkpoint. The quantized ones are GGML's block formats (blocks of 32, K-quants of 256).
 enum class DType : std::uint8_t { f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k };
 

@@ -146,17 +146,17 @@ std::vector<std::byte> pack_vector(const std::vector<const GgufTensor*>& sources
     return out;
 }
 
-std::vector<std::byte> pack_matrix(const Backend& backend, const std::vector<const GgufTensor*>& sources, std::int64_t rows) {
+std::vector<std::byte> pack_matrix(const WeightLayout& layout, const std::vector<const GgufTensor*>& sources, std::int64_t rows) {
     const DType type = sources[0]->type;
     const std::int64_t cols = sources[0]->cols();
-    std::vector<std::byte> out(backend.packed_bytes(backend.pack_format(type), rows, cols));
+    std::vector<std::byte> out(layout.packed_bytes(layout.pack_format(type), rows, cols));
     if (sources.size() == 1) {
-        backend.pack(type, sources[0]->data.data(), rows, cols, out);
+        layout.pack(type, sources[0]->data.data(), rows, cols, out);
         return out;
     }
     std::vector<std::byte> stacked;
     for (const GgufTensor* t : sources) stacked.insert(stacked.end(), t->data.begin(), t->data.end());
-    backend.pack(type, stacked.data(), rows, cols, out);
+    layout.pack(type, stacked.data(), rows, cols, out);
     return out;
 }
 
@@ -219,16 +219,16 @@ PackedSize packed_size(std::span<const PackedPiece> pieces) {
     return size;
 }
 
-PackedSize packed_size(const Gguf& file, const Backend& backend) {
+PackedSize packed_size(const Gguf& file, const WeightLayout& layout) {
     std::vector<PackedPiece> pieces;
     each_group(file, family_of(file).recipes(file), [&](const PackRecipe& recipe, const std::string& name, const auto& tensors, std::int64_t rows, std::int64_t cols) {
         pieces.push_back({layer_of(name), recipe.vector ? std::size_t(cols) * sizeof(float)
-                                                        : backend.packed_bytes(backend.pack_format(tensors[0]->type), rows, cols)});
+                                                        : layout.packed_bytes(layout.pack_format(tensors[0]->type), rows, cols)});
     });
     return packed_size(pieces);
 }
 
-PackedPaths packed_paths(const std::string& gguf_path, const std::string& cache_directory, const Backend& backend) {
+PackedPaths packed_paths(const std::string& gguf_path, const std::string& cache_directory, const WeightLayout& layout) {
     std::error_code error;
     const fs::path source = fs::canonical(gguf_path, error);
     if (error) throw ModelError("cannot open the model " + gguf_path + ": " + error.message());
@@ -236,20 +236,20 @@ PackedPaths packed_paths(const std::string& gguf_path, const std::string& cache_
     if (::stat(source.c_str(), &st) != 0) throw ModelError(errno_sentence("cannot open the model " + gguf_path));
     const std::string identity = source.string() + '\0' + std::to_string(st.st_size) + '\0' +
                                  std::to_string(st.st_mtim.tv_sec) + '.' + std::to_string(st.st_mtim.tv_nsec) + '\0' +
-                                 backend.pack_id() + '\0' + std::to_string(pack_version);
+                                 layout.pack_id() + '\0' + std::to_string(pack_version);
     char hex[24];
     std::snprintf(hex, sizeof hex, "%016" PRIx64, fnv1a(identity.data(), identity.size()));
     const std::string stem = cache_directory + "/" + source.stem().string().substr(0, 80) + "-" + hex;
     return {stem + ".meta.gguf", stem + ".pack"};
 }
 
-void pack_model(const std::string& gguf_path, const PackedPaths& paths, Backend& backend, const PackLimits& limits,
+void pack_model(const std::string& gguf_path, const PackedPaths& paths, const WeightLayout& layout, Backend* backend, const PackLimits& limits,
                 const PackProgress& progress) {
     const Gguf file(gguf_path);
     const ModelFamily& family = family_of(file);
     family.config(file);  // throws when the hyper-parameters are nonsense
     const std::vector<PackRecipe> recipes = family.recipes(file);
-    const PackedSize size = packed_size(file, backend);
+    const PackedSize size = packed_size(file, layout);
     if (limits.memory > 0) {
         const MemoryRequest request{limits.context, limits.kv, limits.prefill_rows, limits.max_sequences};
         require_memory(plan_memory(shape_of(file), size, request, limits.weights, limits.memory), limits.memory);
@@ -273,8 +273,8 @@ void pack_model(const std::string& gguf_path, const PackedPaths& paths, Backend&
         if (recipe.vector) {
             bytes = pack_vector(tensors);
         } else {
-            r.format = static_cast<std::uint8_t>(backend.pack_format(tensors[0]->type));
-            bytes = pack_matrix(backend, tensors, rows);
+            r.format = static_cast<std::uint8_t>(layout.pack_format(tensors[0]->type));
+            bytes = pack_matrix(layout, tensors, rows);
         }
         r.offset = offset;
         r.bytes = bytes.size();
@@ -300,10 +300,10 @@ void pack_model(const std::string& gguf_path, const PackedPaths& paths, Backend&
 
     auto fingerprint = recorded_fingerprint(file);
     const std::size_t available = available_memory();
-    if (!fingerprint) {
+    if (!fingerprint && backend) {
         PackedFile packed(out.temporary_path());
         if (available > 0 && size.file >= available) packed.stream();
-        fingerprint = make_fingerprint(backend, file, packed);  // layer by layer, as the peak of memory is promised
+        fingerprint = make_fingerprint(*backend, file, packed);  // layer by layer, as the peak of memory is promised
     }
     write_metadata(file, paths.metadata, fingerprint ? &*fingerprint : nullptr);
     out.finish();  // last: the weights' presence says that both files are whole
@@ -379,6 +379,42 @@ void PackedFile::stream() {
 void PackedFile::preload() const {
     const std::size_t mapped = stream_ ? layers_.front().begin : bytes_;
     ::madvise(const_cast<std::byte*>(data_), mapped, MADV_WILLNEED);
+}
+
+void PackedFile::upload(Backend& backend, const std::function<void(std::size_t, std::size_t)>& progress) {
+    constexpr std::size_t slab = std::size_t(256) << 20;  // larger allocations fail on Jetsons whose memory is in pieces
+    const int fd = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
+    if (fd < 0) throw ModelError(errno_sentence("cannot open the packed weights " + path_));
+    struct Closer {
+        int fd;
+        ~Closer() { ::close(fd); }
+    } closer{fd};
+    std::vector<Entry*> entries;
+    for (auto& [name, entry] : entries_) entries.push_back(&entry);
+    const auto begin_of = [&](const Entry* e) { return static_cast<std::size_t>(e->matrix.data - data_); };
+    const auto end_of = [&](const Entry* e) { return begin_of(e) + in_pages(e->matrix.bytes); };
+    std::sort(entries.begin(), entries.end(), [&](const Entry* a, const Entry* b) { return begin_of(a) < begin_of(b); });
+    std::size_t done = 0;
+    for (std::size_t first = 0, last; first < entries.size(); first = last) {
+        const std::size_t from = begin_of(entries[first]);
+        for (last = first + 1; last < entries.size() && end_of(entries[last]) - from <= slab;) ++last;
+        const std::size_t bytes = end_of(entries[last - 1]) - from;
+        on_device_.push_back(backend.allocate(bytes));
+        auto* target = static_cast<std::byte*>(on_device_.back()->data());
+        backend.fill(target, bytes, [&](std::span<std::byte> piece, std::size_t offset) {
+            for (std::size_t got = 0; got < piece.size();) {
+                const ssize_t n = ::pread(fd, piece.data() + got, piece.size() - got, static_cast<off_t>(from + offset + got));
+                if (n < 0 && errno == EINTR) continue;
+                if (n <= 0) throw ModelError(errno_sentence("cannot read the packed weights " + path_));
+                got += static_cast<std::size_t>(n);
+            }
+            ::posix_fadvise(fd, static_cast<off_t>(from + offset), static_cast<off_t>(piece.size()), POSIX_FADV_DONTNEED);
+            done += piece.size();
+            if (progress) progress(done, bytes_);
+        });
+        for (std::size_t i = first; i < last; ++i) entries[i]->matrix.data = target + (begin_of(entries[i]) - from);
+    }
+    release();
 }
 
 void PackedFile::settle() {
@@ -497,10 +533,11 @@ int pack_main(int argc, char** argv) {
         options.threads = 1;  // a thread started before lock_down() would stay outside
         const PackLimits limits{std::strtoull(argv[5], nullptr, 10), std::atoi(argv[6]), kv_type_named(argv[7]), std::atoi(argv[8]), std::atoi(argv[9]),
                                 weights_mode_named(argv[10]).value_or(WeightsMode::automatic)};
-        const auto backend = make_cpu_backend(options);
+        const bool cuda = options.isa == "cuda";
+        const auto backend = cuda ? nullptr : make_cpu_backend(options);
         lock_down(model, fs::path(paths.weights).parent_path().string());
         std::size_t said = SIZE_MAX;
-        pack_model(model, paths, *backend, limits, [&](std::size_t done, std::size_t total) {
+        pack_model(model, paths, cuda ? cuda_weight_layout() : *backend, backend.get(), limits, [&](std::size_t done, std::size_t total) {
             if (const std::size_t percent = total ? done * 100 / total : 100; percent != said) {
                 said = percent;
                 std::printf("%zu %zu\n", done, total);

@@ -63,6 +63,9 @@ public:
     void need(int layer) const { if (stream_) stream_->need(layer); }
     void done(int layer) const { if (stream_) stream_->done(layer); }
     const LayerStream* streamed() const { return stream_.get(); }
+    /// Before matrices are asked for: copies them to a device that doesn't read host memory. Each byte is read from disk once and
+    /// stays in no cache, which on an integrated GPU would hold it a second time.
+    void upload(Backend& backend, const std::function<void(std::size_t done, std::size_t total)>& progress);
     /// Says that all that is mapped will be needed soon.
     void preload() const;
     /// Replaces the mapping by huge pages, in the background, where that makes reading faster (HugeCopy). For weights that stay.
@@ -79,6 +82,7 @@ private:
     std::map<std::string, Entry> entries_;
     std::vector<ByteRange> layers_;  // in whole pages
     std::unique_ptr<LayerStream> stream_;
+    std::vector<std::unique_ptr<Buffer>> on_device_;
     std::string path_;
     const std::byte* data_ = nullptr;
     std::size_t bytes_ = 0;
@@ -90,7 +94,7 @@ struct PackedPaths {
 };
 
 /// Where a model's packed files are in the cache: the name holds the source's path, size, time and the backend's pack id.
-PackedPaths packed_paths(const std::string& gguf_path, const std::string& cache_directory, const Backend& backend);
+PackedPaths packed_paths(const std::string& gguf_path, const std::string& cache_directory, const WeightLayout& layout);
 
 /// A matrix or vector of a packed file, by its bytes; layer -1 for what belongs to none.
 struct PackedPiece {
@@ -100,7 +104,7 @@ struct PackedPiece {
 /// Of a packed file with these pieces.
 PackedSize packed_size(std::span<const PackedPiece> pieces);
 /// Of the packed file that this model would become.
-PackedSize packed_size(const Gguf& file, const Backend& backend);
+PackedSize packed_size(const Gguf& file, const WeightLayout& layout);
 
 /// What the model must fit into; see MemoryRequest. memory 0: no bound.
 struct PackLimits {
@@ -115,13 +119,15 @@ struct PackLimits {
 using PackProgress = std::function<void(std::size_t done, std::size_t total)>;
 
 /// Packs in this process. The result appears under its final name only when whole. ModelError, also for a full disk.
-void pack_model(const std::string& gguf_path, const PackedPaths& paths, Backend& backend, const PackLimits& limits,
+/// `backend`, of that layout, computes the fingerprint of a file that has none; without it there is none.
+void pack_model(const std::string& gguf_path, const PackedPaths& paths, const WeightLayout& layout, Backend* backend, const PackLimits& limits,
                 const PackProgress& progress);
 
 /// The program that packs, wherever it is installed; ModelError when it isn't.
 std::string find_packer();
 
-/// Packs in a child process that is locked out of everything else. The child's error is thrown as ModelError.
+/// Packs in a child process that is locked out of everything else. The child's error is thrown as ModelError. `isa`: the CPU's, or
+/// "cuda" for a GPU's layout.
 void pack_model_in_child(const std::string& gguf_path, const PackedPaths& paths, const std::string& isa,
                          const PackLimits& limits, const PackProgress& progress);
 
