@@ -1,5 +1,5 @@
 // The status is printed from whatever the daemon reports, so that a newer daemon's numbers appear without a newer glm:
-// names that end in _bytes, _s or _at are shown in their units.
+// names that end in _bytes, _s, _hz, _c or _at are shown in their units.
 #include <CLI/CLI.hpp>
 #include <iostream>
 
@@ -23,6 +23,11 @@ std::string shown(std::string_view key, const json::value& value) {
         return text;
     }
     if (value.is_number() && (key.ends_with("_s") || key.ends_with("_seconds"))) return human_seconds(number());
+    if (value.is_number() && key.ends_with("_hz")) {
+        char text[40];
+        std::snprintf(text, sizeof text, "%.0f MHz", number() / 1e6);
+        return text;
+    }
     if (value.is_int64() && key.ends_with("_at")) return human_time(value.get_int64());
     if (value.is_double()) {
         char text[40];
@@ -34,11 +39,12 @@ std::string shown(std::string_view key, const json::value& value) {
 
 std::string title(std::string_view key) {
     std::string text(key);
-    for (std::string_view unit : {"_bytes", "_seconds", "_s"})
+    for (std::string_view unit : {"_bytes", "_seconds", "_s", "_hz"})
         if (text.ends_with(unit) && !text.ends_with("_per_s")) {
             text.resize(text.size() - unit.size());
             break;
         }
+    if (text.ends_with("_c")) text.replace(text.size() - 1, 1, "°C");
     for (char& c : text)
         if (c == '_') c = ' ';
     return text;

@@ -1,31 +1,11 @@
 #include "engine/energy.h"
 
-#include <algorithm>
 #include <chrono>
-#include <filesystem>
-#include <fstream>
-#include <optional>
+
+#include "engine/sysfs.h"
 
 namespace glmd {
 namespace {
-
-namespace fs = std::filesystem;
-
-template <class T>
-std::optional<T> read(const std::string& file) {
-    T value;
-    if (std::ifstream(file) >> value) return value;
-    return {};
-}
-
-std::vector<std::string> entries(const std::string& folder, const std::string& prefix) {
-    std::vector<std::string> found;
-    std::error_code error;
-    for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error))
-        if (it->path().filename().string().starts_with(prefix)) found.push_back(it->path().string());
-    std::sort(found.begin(), found.end());
-    return found;
-}
 
 double now_s() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -56,21 +36,21 @@ EnergyMeter::~EnergyMeter() {
 /// A package's counter holds its cores', and not its memory's.
 void EnergyMeter::find_counters(const std::string& folder) {
     for (const std::string& zone : entries(folder, "intel-rapl:")) {
-        const std::string name = read<std::string>(zone + "/name").value_or("");
-        const auto value = read<double>(zone + "/energy_uj");
+        const std::string name = read_value<std::string>(zone + "/name").value_or("");
+        const auto value = read_value<double>(zone + "/energy_uj");
         if (value && (name.starts_with("package") || name == "dram"))
-            counters_.push_back({zone + "/energy_uj", read<double>(zone + "/max_energy_range_uj").value_or(0), *value});
+            counters_.push_back({zone + "/energy_uj", read_value<double>(zone + "/max_energy_range_uj").value_or(0), *value});
     }
 }
 
 /// VDD_IN is the whole board's where there is one; the three rails of a larger board add up to it.
 void EnergyMeter::find_sensors(const std::string& folder) {
     for (const std::string& chip : entries(folder, "hwmon")) {
-        if (read<std::string>(chip + "/name") != "ina3221") continue;
+        if (read_value<std::string>(chip + "/name") != "ina3221") continue;
         for (const char* channel : {"1", "2", "3"}) {
             const Sensor sensor{chip + "/in" + channel + "_input", chip + "/curr" + channel + "_input"};
-            if (!read<double>(sensor.volts) || !read<double>(sensor.amperes)) continue;
-            if (read<std::string>(chip + "/in" + channel + "_label") == "VDD_IN") {
+            if (!read_value<double>(sensor.volts) || !read_value<double>(sensor.amperes)) continue;
+            if (read_value<std::string>(chip + "/in" + channel + "_label") == "VDD_IN") {
                 sensors_ = {sensor};
                 return;
             }
@@ -81,7 +61,7 @@ void EnergyMeter::find_sensors(const std::string& folder) {
 
 double EnergyMeter::watts() const {
     double sum = 0;
-    for (const Sensor& s : sensors_) sum += read<double>(s.volts).value_or(0) * read<double>(s.amperes).value_or(0) * 1e-6;
+    for (const Sensor& s : sensors_) sum += read_value<double>(s.volts).value_or(0) * read_value<double>(s.amperes).value_or(0) * 1e-6;
     return sum;
 }
 
@@ -97,7 +77,7 @@ double EnergyMeter::joules() {
     std::lock_guard lock(mutex_);
     if (!sensors_.empty()) sample();
     for (Counter& c : counters_) {
-        const double value = read<double>(c.file).value_or(c.last);
+        const double value = read_value<double>(c.file).value_or(c.last);
         joules_ += 1e-6 * (value >= c.last ? value - c.last : value - c.last + c.range);
         c.last = value;
     }

@@ -6,6 +6,8 @@
 #include "daemon/endpoints/endpoints.h"
 #include "daemon/parameters.h"
 #include "daemon/version.h"
+#include "engine/available_memory.h"
+#include "engine/device_facts.h"
 
 namespace glmd::endpoints {
 namespace {
@@ -37,10 +39,38 @@ json::value energy(const std::optional<EnergyAccount::Report>& report) {
     return o;
 }
 
+json::value or_null(const std::string& text) { return text.empty() ? json::value(nullptr) : json::value(text); }
+template <class T>
+json::value or_null(const std::optional<T>& value) { return value ? json::value(*value) : json::value(nullptr); }
+
+json::object device(const DeviceFacts& facts) {
+    json::object temperatures, o;
+    for (const Temperature& t : facts.temperatures) temperatures[t.sensor] = t.celsius;
+    o["board"] = or_null(facts.board);
+    o["temperatures_c"] = std::move(temperatures);
+    o["throttled"] = or_null(facts.throttled);
+    o["throttled_by"] = json::value_from(facts.throttled_by);
+    o["thermal_events"] = or_null(facts.thermal_events);
+    o["over_current_events"] = or_null(facts.over_current_events);
+    o["power_mode"] = facts.power_mode ? or_null(facts.power_mode->name) : nullptr;
+    o["gpu"] = nullptr;
+    if (const auto& gpu = facts.gpu) {
+        json::object g{{"name", or_null(gpu->name)}, {"driver", or_null(gpu->driver)}, {"integrated", gpu->integrated}};
+        g["clock_hz"] = or_null(gpu->clock_hz);
+        g["max_clock_hz"] = or_null(gpu->max_clock_hz);
+        g["memory"] = nullptr;  // a discrete GPU's is known to its driver only
+        if (gpu->integrated)
+            g["memory"] = json::object{{"total_bytes", number_of("/proc/meminfo", "MemTotal:") * 1024}, {"available_bytes", available_memory()}};
+        o["gpu"] = std::move(g);
+    }
+    return o;
+}
+
 }  // namespace
 
 Answer status(Application& app, Exchange& exchange) {
     SessionStore::Counts counts = co_await app.storage.call([](SessionStore& store) { return store.counts(); });
+    const DeviceFacts facts = co_await run_on(app.text_pool, [] { return device_facts(); });
     json::object body;
     body["object"] = "glm.status";
     body["version"] = version;
@@ -50,6 +80,7 @@ Answer status(Application& app, Exchange& exchange) {
     json::object memory;
     memory["resident_bytes"] = resident_bytes();
     body["memory"] = std::move(memory);
+    body["device"] = device(facts);
     json::object sessions;
     sessions["conversations"] = counts.conversations;
     sessions["responses"] = counts.responses;
