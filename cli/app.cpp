@@ -47,6 +47,7 @@ std::unique_ptr<CLI::App> make_app(Globals& globals, Action& action) {
     add_model(*app, globals, action);
     add_eval(*app, globals, action);
     add_status(*app, globals, action);
+    add_top(*app, globals, action);
     fall_through(*app);
     app->footer(
         "Examples:\n"

@@ -233,14 +233,19 @@ void Client::perform(Transfer& transfer, const char* method, const std::string& 
     throw CliError(Exit::unreachable, std::string("the connection to the daemon broke: ") + curl_easy_strerror(result));
 }
 
-json::value Client::request(const char* method, const std::string& path, const json::value* body) {
+std::string Client::exchange(const char* method, const std::string& path, const std::string* body) {
     Transfer transfer;
-    const std::optional<std::string> text = body ? std::optional(json::serialize(*body)) : std::nullopt;
-    perform(transfer, method, path, text ? &*text : nullptr, 60, {});
+    perform(transfer, method, path, body, 60, {});
     if (transfer.status >= 300) throw_http_error(static_cast<int>(transfer.status), transfer.body, transfer.retry_after);
-    if (transfer.body.empty()) return nullptr;
+    return std::move(transfer.body);
+}
+
+json::value Client::request(const char* method, const std::string& path, const json::value* body) {
+    const std::optional<std::string> text = body ? std::optional(json::serialize(*body)) : std::nullopt;
+    const std::string answer = exchange(method, path, text ? &*text : nullptr);
+    if (answer.empty()) return nullptr;
     boost::system::error_code failed;
-    json::value value = json::parse(transfer.body, failed);
+    json::value value = json::parse(answer, failed);
     if (failed) throw CliError(Exit::error, "what answers at " + socket_ + " doesn't speak glmd's protocol");
     return value;
 }

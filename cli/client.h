@@ -48,6 +48,8 @@ public:
 
     /// The answer's JSON (null when empty). Throws ApiError, CliError (unreachable, denied, interrupted).
     json::value get(const std::string& path) { return request("GET", path, nullptr); }
+    /// An answer that isn't JSON.
+    std::string text(const std::string& path) { return exchange("GET", path, nullptr); }
     json::value post(const std::string& path, const json::value& body) { return request("POST", path, &body); }
     json::value remove(const std::string& path) { return request("DELETE", path, nullptr); }
 
@@ -59,6 +61,7 @@ public:
 
 private:
     struct Transfer;
+    std::string exchange(const char* method, const std::string& path, const std::string* body);
     json::value request(const char* method, const std::string& path, const json::value* body);
     void perform(Transfer& transfer, const char* method, const std::string& path, const std::string* body, long timeout_s,
                  const Tick& tick);

@@ -17,7 +17,7 @@ std::string model_id_of(const std::string& path) {
 }
 
 Application::Application(asio::io_context& io_, Config config_, std::unique_ptr<SessionStore> store)
-    : io(io_), config(std::move(config_)), storage(std::move(store)) {}
+    : io(io_), config(std::move(config_)), storage(std::move(store), metrics) {}
 
 Application::~Application() { shut_down(); }
 
@@ -40,6 +40,7 @@ void Application::load_model() {
     state_ = ModelState::loading;
     loading_ = true;
     EngineOptions options = config.engine;
+    options.on_step = [metrics = metrics](const StepReport& step) { metrics->stepped(step); };
     options.on_plan = [](const std::string& plan) { log_info(plan); };
     // Nothing but a new process gets the device back; sessions are on disk.
     const auto give_up = options.on_device_lost = [](const std::string& why) {
@@ -71,6 +72,7 @@ void Application::load_model() {
             engine_ = std::move(engine);
             if (engine_) {
                 const ModelInfo& info = engine_->model();
+                metrics->backend = info.backend.substr(0, info.backend.find_first_of(" ,"));
                 log_info("model " + model_id_ + ": " + info.architecture + " " + info.quantization + ", " + std::to_string(info.parameters / 1000000) +
                          "M parameters, context " + std::to_string(info.context) + ", weights " + std::to_string(info.weight_bytes >> 20) +
                          " MiB" + (info.pass_bytes ? " and " + std::to_string(info.pass_bytes >> 20) + " MiB streamed from disk" : "") + ", KV " + std::to_string(info.kv_bytes >> 20) + " MiB, " + info.backend + ", loaded in " +

@@ -13,6 +13,7 @@
 
 #include "daemon/config.h"
 #include "daemon/energy_account.h"
+#include "daemon/metrics.h"
 #include "daemon/storage_thread.h"
 #include "engine/engine.h"
 
@@ -29,6 +30,7 @@ public:
 
     asio::io_context& io;
     Config config;
+    const std::shared_ptr<Metrics> metrics = std::make_shared<Metrics>();  // shared with the engine's callbacks
     StorageThread storage;
     asio::thread_pool text_pool{1};  // tokenizing
     const std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();

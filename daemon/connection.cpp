@@ -272,10 +272,12 @@ asio::awaitable<bool> Connection::serve_one() {
         current.watch();
     }
     std::exception_ptr failure;
+    std::string endpoint = "other";
     try {
         if (refuse) throw *refuse;
         parse_target(message.target(), request);
         Handler handler = find_route(request);
+        endpoint = request.method + " " + request.route;
         co_await handler(app_, current);
     } catch (...) {
         failure = std::current_exception();
@@ -290,9 +292,10 @@ asio::awaitable<bool> Connection::serve_one() {
         }
     }
     co_await current.close_stream();
-    int ms = int(std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - begun).count());
+    const double seconds_taken = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+    app_.metrics->answered(endpoint, current.status(), seconds_taken);
     log_debug(request.id + " uid " + std::to_string(identity_.uid) + " " + request.method + " " + request.route + " " +
-              std::to_string(current.status()) + " " + std::to_string(ms) + " ms");
+              std::to_string(current.status()) + " " + std::to_string(int(1000 * seconds_taken)) + " ms");
     bool again = current.keep_open() && !draining_;
     if (broken && !current.disconnected()) co_await linger();  // the rest of a body may still come
     answering_ = false;

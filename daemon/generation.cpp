@@ -5,6 +5,7 @@
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <algorithm>
 #include <mutex>
 
 namespace glmd {
@@ -12,12 +13,46 @@ namespace glmd {
 namespace {
 constexpr std::size_t max_pending = 1 << 20;
 
-HttpError refused(const Engine::Submitted& submitted) {
+HttpError refused(const Engine::Submitted& submitted, Metrics::Class& metrics) {
+    ++(submitted.error == SubmitError::quota_exceeded ? metrics.quota_exceeded : metrics.queue_full);
     if (submitted.error == SubmitError::quota_exceeded)
         return HttpError(429, "quota_exceeded", "Too many requests of yours are waiting.", "", submitted.retry_after_s);
     return HttpError(429, "queue_full", "Too many requests are waiting.", "", submitted.retry_after_s);
 }
-}
+
+/// What of a generation is counted where it happens. The engine's thread alone touches it.
+struct Counted {
+    using Clock = std::chrono::steady_clock;
+
+    Counted(std::shared_ptr<Metrics> all, ServiceClass service_class) : metrics(std::move(all)), mine(metrics->classes[index(service_class)]) {}
+    void token(TokenId id) {
+        tokens.push_back(id);
+        const auto now = Clock::now();
+        (tokens.size() == 1 ? mine.first_token : mine.inter_token).observe(std::chrono::duration<double>(now - last).count());
+        last = now;
+        ++mine.completion_tokens;
+    }
+    void prefill(int done) {
+        mine.prompt_tokens += static_cast<std::uint64_t>(std::max(0, done - prompt_done));
+        prompt_done = std::max(done, prompt_done);
+    }
+    void finish(FinishReason reason, const Usage& usage) {
+        ++mine.finished[static_cast<std::size_t>(reason)];
+        if (prompt_done == 0) return;
+        mine.queue_wait.observe(usage.queue_s);
+        if (usage.decode_s > 0) mine.prefill.observe(usage.prefill_s);
+        mine.cached_tokens += static_cast<std::uint64_t>(usage.cached_tokens);
+        ++(usage.cached_tokens > 0 ? mine.cache_hits : mine.cache_misses);
+    }
+
+    std::shared_ptr<Metrics> metrics;
+    Metrics::Class& mine;
+    std::vector<TokenId> tokens;
+    Clock::time_point last = Clock::now();
+    int prompt_done = 0;
+};
+
+}  // namespace
 
 struct GenerationRun::Channel : std::enable_shared_from_this<Channel> {
     explicit Channel(asio::io_context& context) : io(context), timer(context) {}
@@ -59,12 +94,15 @@ GenerationRun::GenerationRun(Application& app, std::shared_ptr<Engine> engine, G
         if (channel->text.size() > max_pending) channel->overflow = true;
         channel->wake();
     };
-    auto tokens = std::make_shared<std::vector<TokenId>>();  // the engine's thread alone touches them
-    sink.on_token = [tokens](TokenId id) { tokens->push_back(id); };
-    sink.on_finish = [channel = channel_, tokens](FinishReason reason, Usage usage, std::string message) {
+    const ServiceClass service_class = request.service_class;
+    auto counted = std::make_shared<Counted>(app.metrics, service_class);
+    sink.on_token = [counted](TokenId id) { counted->token(id); };
+    sink.on_prefill = [counted](int done, int) { counted->prefill(done); };
+    sink.on_finish = [channel = channel_, counted](FinishReason reason, Usage usage, std::string message) {
+        counted->finish(reason, usage);
         std::lock_guard lock(channel->mutex);
         channel->finished = true;
-        channel->finish = {reason, usage, std::move(message), std::move(*tokens)};
+        channel->finish = {reason, usage, std::move(message), std::move(counted->tokens)};
         channel->wake();
     };
     sink.on_queue = [channel = channel_](int position) {
@@ -76,7 +114,7 @@ GenerationRun::GenerationRun(Application& app, std::shared_ptr<Engine> engine, G
     switch (submitted.error) {
         case SubmitError::none: break;
         case SubmitError::queue_full:
-        case SubmitError::quota_exceeded: throw refused(submitted);
+        case SubmitError::quota_exceeded: throw refused(submitted, app.metrics->classes[index(service_class)]);
         case SubmitError::too_long: throw HttpError(400, "context_length_exceeded", "The prompt doesn't fit the model's context.");
         case SubmitError::empty: throw HttpError(400, "invalid_value", "The prompt is empty.");
         case SubmitError::stopping: throw HttpError(503, "stopping", "The engine is stopping.", "", 2);
@@ -148,9 +186,10 @@ int fit_max_tokens(const Engine& engine, std::size_t prompt_tokens, int max_toke
     return max_tokens == 0 ? room : std::min(max_tokens, room);
 }
 
-void require_queue(const Engine& engine, const Identity& identity) {
+void require_queue(Application& app, const Engine& engine, const Identity& identity, ServiceClass service_class) {
     const Engine::Submitted now = engine.check(identity.uid, 1);
-    if (now.error == SubmitError::queue_full || now.error == SubmitError::quota_exceeded) throw refused(now);
+    if (now.error == SubmitError::queue_full || now.error == SubmitError::quota_exceeded)
+        throw refused(now, app.metrics->classes[index(service_class)]);
 }
 
 }  // namespace glmd

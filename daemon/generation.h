@@ -49,7 +49,7 @@ private:
 /// Throws 400 context_length_exceeded, or fits max_tokens to what the context leaves.
 int fit_max_tokens(const Engine& engine, std::size_t prompt_tokens, int max_tokens, const std::string& param);
 /// Throws 429 before anything is stored when the queue is full already.
-void require_queue(const Engine& engine, const Identity& identity);
+void require_queue(Application& app, const Engine& engine, const Identity& identity, ServiceClass service_class);
 
 /// Sends comments while nothing else is sent.
 inline constexpr std::chrono::seconds keep_alive_interval{15};

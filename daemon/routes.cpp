@@ -31,6 +31,7 @@ constexpr Route table[] = {
     {"POST", "/v1/glm/infill", endpoints::create_infill},
     {"GET", "/health", endpoints::health},
     {"GET", "/v1/glm/status", endpoints::status},
+    {"GET", "/metrics", endpoints::metrics},
 };
 
 bool matches(std::string_view pattern, std::string_view path, std::vector<std::string>& parameters) {

@@ -7,6 +7,7 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <chrono>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -16,6 +17,7 @@
 #include <variant>
 
 #include "daemon/http.h"
+#include "daemon/metrics.h"
 #include "storage/session_store.h"
 
 namespace glmd {
@@ -51,24 +53,39 @@ asio::awaitable<Result> run_on(asio::thread_pool& pool, Work work) {
 
 class StorageThread {
 public:
-    explicit StorageThread(std::unique_ptr<SessionStore> store) : store_(std::move(store)) {}
+    StorageThread(std::unique_ptr<SessionStore> store, std::shared_ptr<Metrics> metrics)
+        : store_(std::move(store)), metrics_(std::move(metrics)) {}
     ~StorageThread() { join(); }
 
     /// work(SessionStore&); calls run in the order they were made.
     template <class Work, class Result = std::invoke_result_t<Work&, SessionStore&>>
     asio::awaitable<Result> call(Work work) {
-        SessionStore* store = store_.get();
-        return run_on(pool_, [store, work = std::move(work)]() mutable -> Result { return work(*store); });
+        return run_on(pool_, [this, asked = Clock::now(), work = std::move(work)]() mutable -> Result {
+            Timing timing(*metrics_, asked);
+            return work(*store_);
+        });
     }
     /// Without waiting; `work` must not throw.
     template <class Work>
     void post(Work work) {
-        asio::post(pool_, [store = store_.get(), work = std::move(work)]() mutable { work(*store); });
+        asio::post(pool_, [this, asked = Clock::now(), work = std::move(work)]() mutable {
+            Timing timing(*metrics_, asked);
+            work(*store_);
+        });
     }
     void join() { pool_.join(); }
 
 private:
+    using Clock = std::chrono::steady_clock;
+    struct Timing {
+        Timing(Metrics& m, Clock::time_point asked) : metrics(m) { metrics.storage_wait.observe(std::chrono::duration<double>(begun - asked).count()); }
+        ~Timing() { metrics.storage.observe(std::chrono::duration<double>(Clock::now() - begun).count()); }
+        Metrics& metrics;
+        Clock::time_point begun = Clock::now();
+    };
+
     std::unique_ptr<SessionStore> store_;
+    std::shared_ptr<Metrics> metrics_;
     asio::thread_pool pool_{1};
 };
 

@@ -330,6 +330,11 @@ private:
         scheduler_.ran(done, took, now());
         work_rate_ = smoothed(work_rate_, (scheduler_.work_done() - work) / std::max(took, 1e-9));
         ++steps_;
+        if (options_.on_step) {
+            int prompt_rows = plan.fill_rows + done.fill_units;
+            for (const Job* j : plan.whole) prompt_rows += j->length - j->cached;
+            options_.on_step({took, static_cast<int>(plan.decode.size()), prompt_rows});
+        }
         if (!plan.fill && plan.whole.empty() && !plan.decode.empty()) decode_rate_ = smoothed(decode_rate_, plan.decode.size() / std::max(took, 1e-9));
 
         for (Job* j : plan.decode) ++j->cached;

@@ -21,6 +21,12 @@
 
 namespace glmd {
 
+/// What one step was made of.
+struct StepReport {
+    double seconds = 0;
+    int decode_rows = 0, prompt_rows = 0;  // tokens; of prompts that go by layers, units
+};
+
 struct EngineOptions {
     int context = 0;              // tokens per sequence; 0: what the model was trained for, at most 8192
     int max_sequences = 8;        // sequences in one batch
@@ -47,6 +53,7 @@ struct EngineOptions {
     std::function<void(std::size_t done, std::size_t total)> on_upload;  // bytes, while weights are copied to a GPU
     /// The device is gone (DeviceLost), after every request was told: the process should end, to be started again. Engine's thread.
     std::function<void(const std::string& why)> on_device_lost;
+    std::function<void(const StepReport&)> on_step;  // on the engine's thread, after each step; must return quickly
 
     int batch() const { return max_sequences + spare_sequences; }
 };

@@ -22,7 +22,7 @@ Answer create_chat_completion(Application& app, Exchange& exchange) {
     parameters.finish();
 
     std::shared_ptr<Engine> engine = app.require_engine(model);
-    require_queue(*engine, exchange.request().identity);
+    require_queue(app, *engine, exchange.request().identity, call.request.service_class);
     call.request.prompt = co_await render_prompt(app, engine, std::move(messages));
     co_await answer_completion(app, exchange, engine, std::move(call));
 }

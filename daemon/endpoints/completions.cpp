@@ -20,7 +20,7 @@ Answer create_completion(Application& app, Exchange& exchange) {
     if (call.request.max_tokens == 0) call.request.max_tokens = 16;  // OpenAI's default
 
     std::shared_ptr<Engine> engine = app.require_engine(model);
-    require_queue(*engine, exchange.request().identity);
+    require_queue(app, *engine, exchange.request().identity, call.request.service_class);
     std::string text(prompt->get_string());
     call.request.prompt = co_await run_on(app.text_pool, [&] { return engine->tokenizer().encode(text, Specials::parse); });
     co_await answer_completion(app, exchange, engine, std::move(call));

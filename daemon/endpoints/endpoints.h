@@ -26,5 +26,6 @@ Answer delete_response(Application&, Exchange&);
 Answer create_infill(Application&, Exchange&);
 Answer health(Application&, Exchange&);
 Answer status(Application&, Exchange&);
+Answer metrics(Application&, Exchange&);
 
 }  // namespace glmd::endpoints

@@ -83,7 +83,7 @@ Answer create_infill(Application& app, Exchange& exchange) {
     Call call = read_call(parse_body(exchange.request().body), exchange.request(), model);
     const std::shared_ptr<Engine> engine = app.require_engine(model);
     require_blanks(*engine, app.model_id(), call.text);
-    require_queue(*engine, exchange.request().identity);
+    require_queue(app, *engine, exchange.request().identity, call.request.service_class);
     Infill infill = co_await run_on(app.text_pool, [&] { return Infill(*engine->model().blanks, engine->tokenizer(), call.text); });
     const int context = engine->model().context;
     if (infill.room(context) < 1)

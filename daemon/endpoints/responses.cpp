@@ -259,7 +259,7 @@ Answer create_response(Application& app, Exchange& exchange) {
     json::object body = parse_body(exchange.request().body);
     Call call = read_call(body);
     std::shared_ptr<Engine> engine = app.require_engine(call.model);
-    require_queue(*engine, exchange.request().identity);
+    require_queue(app, *engine, identity, call.service_class);
 
     // What was said before. The conversation is ours until the answer is stored.
     Application::Busy busy;

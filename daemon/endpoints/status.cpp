@@ -1,8 +1,4 @@
 // Numbers only: what `glm status` and `glm top` show.
-#include <unistd.h>
-
-#include <cstdio>
-
 #include "daemon/endpoints/endpoints.h"
 #include "daemon/parameters.h"
 #include "daemon/version.h"
@@ -11,15 +7,6 @@
 
 namespace glmd::endpoints {
 namespace {
-
-std::int64_t resident_bytes() {
-    long pages = 0, resident = 0;
-    if (FILE* file = std::fopen("/proc/self/statm", "r")) {
-        if (std::fscanf(file, "%ld %ld", &pages, &resident) != 2) resident = 0;
-        std::fclose(file);
-    }
-    return std::int64_t(resident) * ::sysconf(_SC_PAGESIZE);
-}
 
 std::string_view state_name(ModelState state) {
     switch (state) {
@@ -78,7 +65,7 @@ Answer status(Application& app, Exchange& exchange) {
     body["requests"] = app.requests;
     body["connections"] = app.connections;
     json::object memory;
-    memory["resident_bytes"] = resident_bytes();
+    memory["resident_bytes"] = number_of("/proc/self/status", "VmRSS:") * 1024;
     body["memory"] = std::move(memory);
     body["device"] = device(facts);
     json::object sessions;
