@@ -38,7 +38,7 @@ public:
         if (rows < 0 || cols < 0) throw BackendError("a matrix can't have negative size");
         if (is_plain(format)) return std::size_t(rows) * quant_bytes(format, cols);
         if (cols % 32 != 0) throw BackendError("quantized columns must be a multiple of 32");
-        return scales_at(format, rows, cols) + std::size_t(rows) * std::size_t(cols / 32) * scale_bytes(format);
+        return scales_at(format, rows, cols) + std::size_t(rows) * std::size_t(groups(cols)) * scale_bytes(format);
     }
 
     void pack(DType type, const std::byte* source, std::int64_t rows, std::int64_t cols, std::span<std::byte> out) const override {
@@ -62,7 +62,7 @@ public:
                 continue;
             }
             auto* scales = reinterpret_cast<std::uint8_t*>(out.data()) + scales_at(format, rows, cols) +
-                           std::size_t(row) * std::size_t(cols / 32) * scale_bytes(format);
+                           std::size_t(row) * std::size_t(groups(cols)) * scale_bytes(format);
             for (std::int64_t g = 0; g < cols / 32; ++g) {
                 QuantGroup group;
                 read_group(type, source, g, group);
@@ -73,11 +73,9 @@ public:
                     const std::uint16_t pair[2] = {float_to_half(group.scale), float_to_half(group.min)};
                     std::memcpy(scales + scale_bytes(format) * std::size_t(g), pair, scale_bytes(format));
                 }
-                std::uint8_t* q = quants + (is_nibbles(format) ? 16 : 32) * g;
-                if (is_nibbles(format)) {
-                    for (int i = 0; i < 16; ++i) q[i] = std::uint8_t(group.q[i] | group.q[i + 16] << 4);
-                } else {
-                    for (int i = 0; i < 32; ++i) q[i] = std::uint8_t(group.q[i] - group.offset);
+                for (int i = 0; i < 32; ++i) {
+                    if (is_nibbles(format)) quants[nibble_index(g, i % 16)] |= std::uint8_t((group.q[i] ^ 8) << (i < 16 ? 0 : 4));
+                    else quants[activation_index(g, i)] = std::uint8_t(group.q[i] - group.offset);
                 }
             }
         }

@@ -14,5 +14,8 @@ struct CudasimControl {
     std::uint64_t (*synchronizations)();
     std::uint64_t (*graph_launches)();
     std::size_t (*allocated)();         // bytes
+    /// Plants a bug: the i-th barrier or fence that was met so far does nothing; -1: all are there again. False: there is no i-th.
+    bool (*drop)(int i);
+    const char* (*dropped)();           // "file:line" of it
 };
 extern "C" const CudasimControl* cudasim_control();
