@@ -31,7 +31,7 @@ struct Config {
     std::int64_t max_session_bytes = std::int64_t(1) << 30;
     // [engine]
     std::string model;                       // path, or name of a file in STATE/models; empty: STATE/models/default.gguf
-    EngineOptions engine;
+    EngineOptions engine{.backend = BackendKind::automatic};
 
     std::string models_directory() const { return state_directory + "/models"; }
     /// The file to load; it need not exist.

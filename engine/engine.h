@@ -42,7 +42,7 @@ struct EngineOptions {
     /// Unset: fine below 2 billion parameters, whose answers int8 activations visibly hurt; fast above.
     std::optional<Precision> precision;
     std::optional<KvType> kv;     // unset: f32 in exact precision, else f16; i8 halves it again
-    BackendKind backend = BackendKind::automatic;
+    BackendKind backend = BackendKind::cpu;  // the daemon's default is automatic
     CpuOptions cpu;
     CudaOptions cuda;
     /// Compare the model's answer to a few ids with its recorded fingerprint before it is used (engine/self_test.h).

@@ -21,6 +21,8 @@ namespace glmd::golden {
 namespace fs = std::filesystem;
 namespace json = boost::json;
 
+// `isa` below is an instruction set of the CPU, or "cuda": the plugin that GLMD_TEST_CUDA names, the emulated one by default.
+
 /// An upstream checkpoint and what was recorded with it; folders and files below GLMD_GOLDEN/family.
 struct Source {
     std::string family, cases, model, prefix;
@@ -60,7 +62,9 @@ inline EngineOptions options(const fs::path& folder, Precision precision, const 
     o.max_sequences = 256;  // the longest prompt, which goes in whole
     o.prefill_rows = 1;
     o.kv_bytes = 1;
-    o.cpu.isa = isa;
+    o.backend = isa == "cuda" ? BackendKind::cuda : BackendKind::cpu;
+    if (isa != "cuda") o.cpu.isa = isa;
+    if (const char* plugin = std::getenv("GLMD_TEST_CUDA")) o.cuda.plugin = plugin;
     o.cpu.threads = 1;
     o.cache_directory = folder / "cache";
     return o;
@@ -143,6 +147,16 @@ private:
     std::vector<Sequence> sequences_;
     std::unique_ptr<StepBuffers> buffers_;
 };
+
+inline bool gpu_is_there() {
+    if (std::getenv("GLMD_TEST_CUDA")) return true;
+#ifdef GLMD_CUDA_EMULATED
+    return ::setenv("GLMD_TEST_CUDA", GLMD_CUDA_EMULATED, 0) == 0;
+#else
+    std::cout << "skipped: Boost.Context isn't installed, and GLMD_TEST_CUDA isn't set\n";
+    return false;
+#endif
+}
 
 inline bool golden_is_there() {
     if (std::getenv("GLMD_GOLDEN")) return true;

@@ -244,6 +244,34 @@ TEST_CASE("golden: exact precision reproduces every family") {
         for (const Source& s : sources) check_exact(s, upstream_weights, isa);
 }
 
+TEST_CASE("golden: every family on a GPU", "[cudasim]") {
+    if (!golden_is_there() || !gpu_is_there()) return;
+    for (const Source& s : sources) check_exact(s, upstream_weights, "cuda");
+}
+
+TEST_CASE("golden: 8-bit KV and activations on a GPU are near the CPU's, on every family", "[cudasim]") {
+    if (!golden_is_there() || !gpu_is_there()) return;
+    for (const Source& s : sources) {
+        const json::value file = read_json(fs::path(std::getenv("GLMD_GOLDEN")) / s.family / s.cases);
+        const auto prompts = prompts_of(file);
+        for (const auto& [type, precision] : {std::pair{OutputType::int4, Precision::fast}, std::pair{OutputType::int8, Precision::fine}}) {
+            const Scratch folder;
+            const std::string gguf = converted(s, type, folder);
+            std::vector<float> logits[2];
+            for (const bool cuda : {false, true}) {
+                EngineOptions o = options(folder.path, precision, cuda ? "cuda" : "");
+                o.kv = KvType::i8;
+                LoadedModel model = load_model(gguf, o);
+                logits[cuda] = Evaluation(model, o).feed(prompts.front());
+            }
+            double error = 0, energy = 0;
+            for (std::size_t i = 0; i < logits[0].size(); ++i) error += std::pow(double(logits[0][i]) - logits[1][i], 2), energy += std::pow(double(logits[0][i]), 2);
+            INFO(name_of(s) << " " << name(precision));
+            CHECK(std::sqrt(error / energy) <= (precision == Precision::fast ? 0.05 : 0.02));
+        }
+    }
+}
+
 TEST_CASE("golden: half-precision KV, and half-precision weights and KV, stay near, on every family") {
     if (!golden_is_there()) return;
     for (const Source& s : sources) {
