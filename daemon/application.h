@@ -5,6 +5,7 @@
 #include <boost/asio/thread_pool.hpp>
 #include <atomic>
 #include <chrono>
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -19,6 +20,7 @@
 
 namespace glmd {
 
+class Background;
 class GenerationRun;
 
 enum class ModelState { loading, ready, missing, failed };
@@ -38,6 +40,7 @@ public:
     int connections = 0;
     bool stopping = false;
     std::set<GenerationRun*> runs;   // kept by the runs themselves
+    std::map<std::pair<Identity, std::string>, std::shared_ptr<Background>> background;  // kept by these, while they run
     EnergyAccount energy;            // by the runs, too
 
     /// Loads in the background; an engine that is there is let go first (its requests finish, or are cancelled after 10 s).

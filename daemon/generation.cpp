@@ -83,7 +83,7 @@ struct GenerationRun::Channel : std::enable_shared_from_this<Channel> {
     }
 };
 
-GenerationRun::GenerationRun(Application& app, std::shared_ptr<Engine> engine, GenerationRequest request, Exchange& exchange)
+GenerationRun::GenerationRun(Application& app, std::shared_ptr<Engine> engine, GenerationRequest request, Exchange* exchange)
     : app_(app), exchange_(exchange), engine_(std::move(engine)), channel_(std::make_shared<Channel>(app.io)) {
     if (app.stopping) throw HttpError(503, "stopping", "The service is stopping.", "", 2);
     GenerationSink sink;
@@ -123,12 +123,13 @@ GenerationRun::GenerationRun(Application& app, std::shared_ptr<Engine> engine, G
     app_.runs.insert(this);
     app_.energy.begin(engine_->status().completion_tokens, std::chrono::steady_clock::now());
     channel_->cancel = [this] { cancel(); };
-    if (exchange_.disconnected()) cancel();
-    exchange_.on_disconnect([this] { cancel(); });
+    if (!exchange_) return;
+    if (exchange_->disconnected()) cancel();
+    exchange_->on_disconnect([this] { cancel(); });
 }
 
 GenerationRun::~GenerationRun() {
-    exchange_.on_disconnect({});
+    if (exchange_) exchange_->on_disconnect({});
     app_.runs.erase(this);
     if (app_.runs.empty()) app_.energy.end(engine_->status().completion_tokens, std::chrono::steady_clock::now());
     channel_->cancel = {};

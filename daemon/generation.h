@@ -15,8 +15,8 @@ namespace glmd {
 
 class GenerationRun {
 public:
-    /// Submits; a disconnect of the exchange's peer cancels. Throws HttpError (429, 400, 503).
-    GenerationRun(Application& app, std::shared_ptr<Engine> engine, GenerationRequest request, Exchange& exchange);
+    /// Submits; a disconnect of the exchange's peer cancels (without an exchange nothing but cancel() does). Throws HttpError (429, 400, 503).
+    GenerationRun(Application& app, std::shared_ptr<Engine> engine, GenerationRequest request, Exchange* exchange);
     ~GenerationRun();
     GenerationRun(const GenerationRun&) = delete;
     GenerationRun& operator=(const GenerationRun&) = delete;
@@ -40,7 +40,7 @@ public:
 private:
     struct Channel;
     Application& app_;
-    Exchange& exchange_;
+    Exchange* exchange_;
     std::shared_ptr<Engine> engine_;        // before the generation: it must outlive it
     std::shared_ptr<Channel> channel_;
     std::unique_ptr<Generation> generation_;

@@ -67,7 +67,7 @@ int main(int argc, char** argv) try {
     asio::steady_timer poll(io);
     auto give_up = std::chrono::steady_clock::time_point::max();
     std::function<void()> wait_for_the_last = [&] {
-        if (listener.idle() || std::chrono::steady_clock::now() > give_up) return io.stop();
+        if ((listener.idle() && app.background.empty()) || std::chrono::steady_clock::now() > give_up) return io.stop();
         app.cancel_generations();
         poll.expires_after(std::chrono::milliseconds(20));
         poll.async_wait([&](boost::system::error_code) { wait_for_the_last(); });

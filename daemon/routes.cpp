@@ -27,6 +27,7 @@ constexpr Route table[] = {
     {"DELETE", "/v1/conversations/{}/items/{}", endpoints::delete_item},
     {"POST", "/v1/responses", endpoints::create_response},
     {"GET", "/v1/responses/{}", endpoints::get_response},
+    {"POST", "/v1/responses/{}/cancel", endpoints::cancel_response},
     {"DELETE", "/v1/responses/{}", endpoints::delete_response},
     {"POST", "/v1/glm/infill", endpoints::create_infill},
     {"GET", "/health", endpoints::health},

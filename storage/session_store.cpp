@@ -27,7 +27,7 @@ using sqlite::Statement;
 using sqlite::Transaction;
 
 constexpr std::int64_t application_id = 0x474c4d64;  // "GLMd"
-constexpr const char* const* migrations[] = {&schema_v1};  // [n]: from version n to n + 1
+constexpr const char* const* migrations[] = {&schema_v1, &schema_v2};  // [n]: from version n to n + 1
 constexpr std::int64_t newest_version = std::size(migrations);
 constexpr std::int64_t checked_bytes = 64 << 20;  // larger files aren't read in full at start
 constexpr int preview_characters = 80;
@@ -217,12 +217,12 @@ public:
         response.incomplete_reason.clear();
         response.input_tokens = response.output_tokens = 0;
         db_.run("INSERT INTO response (uid, tenant, id, conversation_id, previous_response_id, model, instructions, metadata, "
-                "status, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                "status, created_at, background) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
                 who.uid, who.tenant, response.id, OptionalText{response.conversation_id},
                 OptionalText{response.previous_response_id}, response.model,
                 Blob{seal(response.instructions, {who, response.id, 0, "instructions"})},
                 Blob{seal(response.metadata, {who, response.id, 0, "metadata"})}, static_cast<int>(response.status),
-                response.created_at);
+                response.created_at, response.background);
         for (auto& item : response.input) {
             item.response_id = response.id;
             insert(who, response.conversation_id, item, sequence++, false);
@@ -271,7 +271,7 @@ public:
         {
             auto query = db_.query(
                 "SELECT id, conversation_id, previous_response_id, model, instructions, metadata, status, incomplete_reason, "
-                "created_at, input_tokens, output_tokens FROM response WHERE " OWNED " AND id = ?3",
+                "created_at, input_tokens, output_tokens, background FROM response WHERE " OWNED " AND id = ?3",
                 who.uid, who.tenant, id);
             if (!query.step()) return std::nullopt;
             found.id = query.text(0);
@@ -285,6 +285,7 @@ public:
             found.created_at = query.integer(8);
             found.input_tokens = static_cast<int>(query.integer(9));
             found.output_tokens = static_cast<int>(query.integer(10));
+            found.background = query.integer(11) != 0;
         }
         auto query = db_.query("SELECT " ITEM_COLUMNS ", output FROM item WHERE " OWNED " AND response_id = ?3 ORDER BY sequence",
                                who.uid, who.tenant, id);

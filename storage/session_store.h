@@ -63,6 +63,7 @@ struct Response {
     ResponseStatus status = ResponseStatus::in_progress;
     std::string incomplete_reason;        // max_output_tokens, interrupted, cancelled, error …
     std::int64_t created_at = 0;
+    bool background = false;              // goes on without its client
     int input_tokens = 0, output_tokens = 0;
     std::vector<Item> input;              // items this response added
     Item output;                          // the assistant's answer

@@ -22,6 +22,7 @@ Answer get_item(Application&, Exchange&);
 Answer delete_item(Application&, Exchange&);
 Answer create_response(Application&, Exchange&);
 Answer get_response(Application&, Exchange&);
+Answer cancel_response(Application&, Exchange&);
 Answer delete_response(Application&, Exchange&);
 Answer create_infill(Application&, Exchange&);
 Answer health(Application&, Exchange&);

@@ -25,7 +25,7 @@ Answer health(Application& app, Exchange& exchange) {
         request.sampling.temperature = 0;
         const double passes_s = 2 * engine->model().pass_s;  // one may be under way
         request.deadline = begun + std::chrono::seconds(30 + static_cast<int>(passes_s));
-        GenerationRun run(app, engine, std::move(request), exchange);
+        GenerationRun run(app, engine, std::move(request), &exchange);
         std::string text = co_await run.collect();
         if (run.finish().reason == FinishReason::error || run.finish().reason == FinishReason::deadline)
             throw HttpError(503, "unhealthy", "The engine gave no token.");

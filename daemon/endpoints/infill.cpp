@@ -108,7 +108,7 @@ Answer create_infill(Application& app, Exchange& exchange) {
         request.blanks = infill.rows();
         request.max_tokens = std::min(wanted, infill.room(context));
         if (request.sampling.seed) *request.sampling.seed += i;  // else the blanks would be drawn alike
-        GenerationRun run(app, engine, std::move(request), exchange);
+        GenerationRun run(app, engine, std::move(request), &exchange);
         std::string answer, piece;
         bool skip = text.empty() || text.back() == ' ' || text.back() == '\n' || text.back() == '\t';  // the answer's own blank
         for (bool more = true; more;) {

@@ -1,30 +1,18 @@
 // OpenAI's responses, made durable. The order is the promise: the user's items are committed before the engine hears of
 // them, the growing answer is written at most every 500 ms, and the last commit comes before the last event.
-// A client that leaves ends the generation; what is there is stored as incomplete.
-#include <cmath>
+// A client that leaves ends the generation; what is there is stored as incomplete. With `background` it goes on (background.h).
+#include <charconv>
 
-#include "daemon/endpoints/completion_stream.h"
+#include "daemon/endpoints/background.h"
 #include "daemon/log.h"
 #include "daemon/messages.h"
+#include "daemon/parameters.h"
 
 namespace glmd::endpoints {
 namespace {
 
-constexpr std::chrono::milliseconds checkpoint_interval{500};
-
-struct Call {
-    std::vector<Item> input;
-    std::string conversation, previous, instructions, metadata = "{}", truncation = "disabled";
-    std::optional<std::string> model;
-    bool store = true, stream = false;
-    int max_output_tokens = 0;
-    SamplingOptions sampling;
-    ServiceClass service_class = ServiceClass::normal;
-    std::vector<std::string> stop;
-};
-
-Call read_call(const json::object& body) {
-    Call call;
+ResponseCall read_call(const json::object& body) {
+    ResponseCall call;
     Parameters parameters(body);
     call.model = parameters.text("model");
     const json::value* input = parameters.any("input");
@@ -55,7 +43,9 @@ Call read_call(const json::object& body) {
     call.max_output_tokens = int(parameters.integer("max_output_tokens", 1, 1 << 24).value_or(0));
     call.sampling = read_sampling(parameters);
     call.stop = read_stop(parameters);
-    parameters.only("background", {"false"});
+    call.background = parameters.boolean("background").value_or(false);
+    if (call.background && !call.store)
+        throw bad_parameter("background", "'background' needs 'store'.", "mutually_exclusive_parameters");
     parameters.only("tools", {"[]"});
     parameters.only("tool_choice", {"\"auto\"", "\"none\""});
     parameters.only("parallel_tool_calls", {"true", "false"});
@@ -74,190 +64,12 @@ Call read_call(const json::object& body) {
     return call;
 }
 
-std::string_view status_name(ResponseStatus status) {
-    switch (status) {
-        case ResponseStatus::in_progress: return "in_progress";
-        case ResponseStatus::completed: return "completed";
-        case ResponseStatus::incomplete: return "incomplete";
-        case ResponseStatus::failed: return "failed";
-        case ResponseStatus::cancelled: break;
-    }
-    return "cancelled";
-}
-
-json::value text_or_null(const std::string& text) { return text.empty() ? json::value(nullptr) : json::value(text); }
-
-json::object response_json(const Response& response) {
-    json::object out;
-    out["id"] = response.id;
-    out["object"] = "response";
-    out["created_at"] = response.created_at;
-    out["status"] = status_name(response.status);
-    out["background"] = false;
-    out["error"] = nullptr;
-    if (response.status == ResponseStatus::failed) {
-        json::object error;
-        error["code"] = "server_error";
-        error["message"] = "The engine failed; the service's log has the reason.";
-        out["error"] = std::move(error);
-    }
-    out["incomplete_details"] = nullptr;
-    if (response.status == ResponseStatus::incomplete) {
-        json::object details;
-        details["reason"] = response.incomplete_reason;
-        out["incomplete_details"] = std::move(details);
-    }
-    out["instructions"] = text_or_null(response.instructions);
-    out["metadata"] = json::parse(response.metadata);
-    out["model"] = response.model;
-    json::array output;
-    if (response.status != ResponseStatus::in_progress || !response.output.content.empty()) output.push_back(item_json(response.output));
-    out["output"] = std::move(output);
-    out["parallel_tool_calls"] = true;
-    out["previous_response_id"] = text_or_null(response.previous_response_id);
-    out["conversation"] = nullptr;
-    if (!response.conversation_id.empty()) {
-        json::object conversation;
-        conversation["id"] = response.conversation_id;
-        out["conversation"] = std::move(conversation);
-    }
-    out["tool_choice"] = "auto";
-    out["tools"] = json::array();
-    out["usage"] = nullptr;
-    if (response.status != ResponseStatus::in_progress) {
-        json::object usage, input_details, output_details;
-        input_details["cached_tokens"] = 0;
-        output_details["reasoning_tokens"] = 0;
-        usage["input_tokens"] = response.input_tokens;
-        usage["input_tokens_details"] = std::move(input_details);
-        usage["output_tokens"] = response.output_tokens;
-        usage["output_tokens_details"] = std::move(output_details);
-        usage["total_tokens"] = response.input_tokens + response.output_tokens;
-        out["usage"] = std::move(usage);
-    }
-    return out;
-}
-
-/// What only the request knew.
-json::object response_json(const Response& response, const Call& call, std::size_t truncated, const Usage* usage) {
-    json::object out = response_json(response);
-    out["store"] = call.store;
-    auto shown = [](float value) { return std::round(double(value) * 1e6) / 1e6; };  // 0.8, not 0.800000011920929
-    out["temperature"] = shown(call.sampling.temperature);
-    out["top_p"] = shown(call.sampling.top_p);
-    out["truncation"] = call.truncation;
-    out["max_output_tokens"] = nullptr;
-    if (call.max_output_tokens) out["max_output_tokens"] = call.max_output_tokens;
-    out["service_tier"] = service_tier_name(call.service_class);
-    json::object glm;
-    if (usage) {
-        glm = timing_json(*usage);
-        if (out["usage"].is_object()) out["usage"].get_object()["input_tokens_details"].get_object()["cached_tokens"] = usage->cached_tokens;
-    }
-    if (call.truncation == "auto") glm["truncated_items"] = truncated;
-    if (!glm.empty()) out["glm"] = std::move(glm);
-    return out;
-}
-
-/// Typed events with their running number.
-class Events {
-public:
-    explicit Events(EventStream& stream) : stream_(stream) {}
-    void queue(const char* type, json::object data) {
-        data["type"] = type;
-        data["sequence_number"] = number_++;
-        stream_.queue(type, json::serialize(data));
-    }
-    void queue_response(const char* type, json::object response) {
-        json::object data;
-        data["response"] = std::move(response);
-        queue(type, std::move(data));
-    }
-    json::object about(const Item& item) const {
-        json::object data;
-        data["item_id"] = item.id;
-        data["output_index"] = 0;
-        data["content_index"] = 0;
-        return data;
-    }
-
-private:
-    EventStream& stream_;
-    int number_ = 0;
-};
-
-json::object text_part(const std::string& text) {
-    json::object part;
-    part["type"] = "output_text";
-    part["text"] = text;
-    part["annotations"] = json::array();
-    part["logprobs"] = json::array();
-    return part;
-}
-
-/// One write at a time, never waited for: a slow disk must not hold up a stream.
-class Checkpoints {
-public:
-    Checkpoints(Application& app, const Identity& identity) : app_(app), identity_(identity), last_(std::chrono::steady_clock::now()) {}
-    void note(const Response& response, std::size_t stored_size) {
-        auto now = std::chrono::steady_clock::now();
-        if (*running_ || now - last_ < checkpoint_interval || stored_size == size_) return;
-        last_ = now;
-        size_ = stored_size;
-        *running_ = true;
-        app_.storage.post([response, identity = identity_, running = running_](SessionStore& store) {
-            try {
-                store.checkpoint(identity, response);
-            } catch (const std::exception& e) {
-                log_error(std::string("checkpoint: ") + e.what());
-            }
-            *running = false;
-        });
-    }
-    /// When to look again: soon if there is unwritten text.
-    std::chrono::steady_clock::time_point next(std::size_t size) const {
-        auto now = std::chrono::steady_clock::now();
-        return size == size_ ? now + keep_alive_interval : std::max(last_ + checkpoint_interval, now + std::chrono::milliseconds(10));
-    }
-
-private:
-    Application& app_;
-    Identity identity_;
-    std::chrono::steady_clock::time_point last_;
-    std::size_t size_ = 0;
-    std::shared_ptr<std::atomic<bool>> running_ = std::make_shared<std::atomic<bool>>(false);
-};
-
-void settle(Application& app, Response& response, const GenerationRun::Finish& finish) {
-    response.output.status = ItemStatus::incomplete;
-    response.status = ResponseStatus::incomplete;
-    response.input_tokens = finish.usage.prompt_tokens;
-    response.output_tokens = finish.usage.completion_tokens;
-    switch (finish.reason) {
-        case FinishReason::stop:
-            response.status = ResponseStatus::completed;
-            response.output.status = ItemStatus::completed;
-            break;
-        case FinishReason::length: response.incomplete_reason = "max_output_tokens"; break;
-        case FinishReason::cancelled: response.incomplete_reason = app.stopping ? "interrupted" : "cancelled"; break;
-        case FinishReason::deadline: response.incomplete_reason = "deadline"; break;
-        case FinishReason::error:
-            response.status = ResponseStatus::failed;
-            response.incomplete_reason = "error";
-            break;
-    }
-}
-
-HttpError no_response(const std::string& id, const char* param) {
-    return HttpError(404, "response_not_found", "There is no response '" + id + "'.", param);
-}
-
 }  // namespace
 
 Answer create_response(Application& app, Exchange& exchange) {
     const Identity& identity = exchange.request().identity;
     json::object body = parse_body(exchange.request().body);
-    Call call = read_call(body);
+    ResponseCall call = read_call(body);
     std::shared_ptr<Engine> engine = app.require_engine(call.model);
     require_queue(app, *engine, identity, call.service_class);
 
@@ -311,6 +123,7 @@ Answer create_response(Application& app, Exchange& exchange) {
     response.instructions = call.instructions;
     response.metadata = call.metadata;
     response.input = call.input;
+    response.background = call.background;
     response.output.role = "assistant";
     response.output.status = ItemStatus::in_progress;
     if (call.store) {
@@ -328,7 +141,7 @@ Answer create_response(Application& app, Exchange& exchange) {
     std::unique_ptr<GenerationRun> run;
     std::exception_ptr refused;
     try {
-        run = std::make_unique<GenerationRun>(app, engine, std::move(request), exchange);
+        run = std::make_unique<GenerationRun>(app, engine, std::move(request), call.background ? nullptr : &exchange);
     } catch (const HttpError&) {
         refused = std::current_exception();
     }
@@ -344,27 +157,32 @@ Answer create_response(Application& app, Exchange& exchange) {
         std::rethrow_exception(refused);
     }
 
-    std::optional<Events> events;
+    if (call.background) {
+        std::vector<Application::Busy> held;
+        held.push_back(std::move(busy));
+        held.push_back(std::move(answering));
+        const bool stream = call.stream;
+        const auto detached = std::make_shared<Background>(app, identity, std::move(response), std::move(call), truncated);
+        detached->start(std::move(run), std::move(held));
+        if (stream) co_await Background::follow(detached, exchange, 0);
+        else co_await exchange.respond(json_response(detached->json()));
+        co_return;
+    }
+
+    std::optional<ResponseEvents> events;
     if (call.stream) {
         events.emplace(exchange.events());
-        events->queue_response("response.created", response_json(response, call, truncated, nullptr));
+        events->response("response.created", response_json(response, call, truncated, nullptr));
         co_await exchange.events().flush();
     }
     auto announce = [&] {
-        events->queue_response("response.in_progress", response_json(response, call, truncated, nullptr));
-        json::object item = item_json(response.output);
-        item["content"] = json::array();
-        json::object added;
-        added["output_index"] = 0;
-        added["item"] = std::move(item);
-        events->queue("response.output_item.added", std::move(added));
-        json::object part = events->about(response.output);
-        part["part"] = text_part("");
-        events->queue("response.content_part.added", std::move(part));
+        events->response("response.in_progress", response_json(response, call, truncated, nullptr));
+        events->item_added(response.output);
+        events->part_added(response.output);
     };
 
     // Text as it comes.
-    Checkpoints checkpoints(app, identity);
+    ResponseCheckpoints checkpoints(app, identity);
     std::string text;
     bool announced = !call.stream;
     int place = -1;
@@ -383,7 +201,7 @@ Answer create_response(Application& app, Exchange& exchange) {
                 queued["status"] = "queued";
                 queued["glm"] = json::object();
                 queued["glm"].get_object()["queue_position"] = place;
-                events->queue_response("response.queued", std::move(queued));
+                events->response("response.queued", queued);
             }
             co_await exchange.events().flush();
             sent = std::chrono::steady_clock::now();
@@ -391,10 +209,7 @@ Answer create_response(Application& app, Exchange& exchange) {
         if (!text.empty()) {
             response.output.content += text;
             if (call.stream) {
-                json::object data = events->about(response.output);
-                data["delta"] = text;
-                data["logprobs"] = json::array();
-                events->queue("response.output_text.delta", std::move(data));
+                events->delta(response.output, text);
                 co_await exchange.events().flush();
                 sent = std::chrono::steady_clock::now();
             }
@@ -417,34 +232,69 @@ Answer create_response(Application& app, Exchange& exchange) {
         co_await exchange.respond(json_response(last));
         co_return;
     }
-    if (response.status != ResponseStatus::failed) {
-        json::object done = events->about(response.output);
-        done["text"] = response.output.content;
-        done["logprobs"] = json::array();
-        events->queue("response.output_text.done", std::move(done));
-        json::object part = events->about(response.output);
-        part["part"] = text_part(response.output.content);
-        events->queue("response.content_part.done", std::move(part));
-        json::object item;
-        item["output_index"] = 0;
-        item["item"] = item_json(response.output);
-        events->queue("response.output_item.done", std::move(item));
-    }
-    events->queue_response(response.status == ResponseStatus::completed    ? "response.completed"
-                           : response.status == ResponseStatus::incomplete ? "response.incomplete"
-                                                                           : "response.failed",
-                           std::move(last));
+    events->end(response, last);
     co_await exchange.events().flush();
 }
+
+namespace {
+
+std::shared_ptr<Background> running(const Application& app, const Identity& identity, const std::string& id) {
+    const auto found = app.background.find({identity, id});
+    return found == app.background.end() ? nullptr : found->second;
+}
+
+asio::awaitable<Response> stored(Application& app, const Identity& identity, const std::string& id) {
+    std::optional<Response> found = co_await app.storage.call([&](SessionStore& store) { return store.response(identity, id); });
+    if (!found) throw no_response(id, "response_id");
+    co_return std::move(*found);
+}
+
+/// `stream` and `starting_after`: the number of the first event that is wanted; nothing: no stream.
+std::optional<std::int64_t> first_event(const std::map<std::string, std::string>& query) {
+    const auto stream = query.find("stream"), after = query.find("starting_after");
+    const bool wanted = stream != query.end() && stream->second != "false";
+    if (after == query.end()) return wanted ? std::optional<std::int64_t>(0) : std::nullopt;
+    if (!wanted) throw bad_parameter("starting_after", "'starting_after' needs 'stream'.");
+    std::int64_t number = 0;
+    const char* end = after->second.data() + after->second.size();
+    if (const auto read = std::from_chars(after->second.data(), end, number); read.ec != std::errc() || read.ptr != end || number < 0 || number > INT32_MAX)
+        throw bad_parameter("starting_after", "'starting_after' must be the number of an event.");
+    return number + 1;
+}
+
+}  // namespace
 
 Answer get_response(Application& app, Exchange& exchange) {
     const Identity& identity = exchange.request().identity;
     const std::string& id = exchange.request().path_parameters.at(0);
-    if (exchange.request().query.contains("stream") && exchange.request().query["stream"] != "false")
-        throw bad_parameter("stream", "'stream' isn't supported here.", "unsupported_parameter");
-    std::optional<Response> found = co_await app.storage.call([&](SessionStore& store) { return store.response(identity, id); });
-    if (!found) throw no_response(id, "response_id");
-    co_await exchange.respond(json_response(response_json(*found)));
+    const std::optional<std::int64_t> first = first_event(exchange.request().query);
+    if (const auto detached = running(app, identity, id)) {
+        if (first) co_await Background::follow(detached, exchange, *first);
+        else co_await exchange.respond(json_response(detached->json()));
+        co_return;
+    }
+    const Response response = co_await stored(app, identity, id);
+    if (!first) {
+        co_await exchange.respond(json_response(response_json(response)));
+        co_return;
+    }
+    if (!response.background) throw bad_parameter("stream", "Only a response that was made with 'background' can be streamed again.");
+    co_await replay(response, exchange, *first);
+}
+
+Answer cancel_response(Application& app, Exchange& exchange) {
+    const Identity& identity = exchange.request().identity;
+    const std::string& id = exchange.request().path_parameters.at(0);
+    if (const auto detached = running(app, identity, id)) {
+        detached->cancel();
+        co_await Background::until_finished(detached, exchange);
+        co_await exchange.respond(json_response(detached->json()));
+        co_return;
+    }
+    const Response response = co_await stored(app, identity, id);
+    if (!response.background)
+        throw bad_parameter("response_id", "Only a response that was made with 'background' can be cancelled; any other ends when its client leaves.");
+    co_await exchange.respond(json_response(response_json(response)));
 }
 
 Answer delete_response(Application& app, Exchange& exchange) {

@@ -1,6 +1,7 @@
 #pragma once
 
 namespace glmd {
-/// The text of storage/schema.sql.
+/// The texts of storage/schema.sql and its successors.
 extern const char* const schema_v1;
+extern const char* const schema_v2;
 }

@@ -151,7 +151,7 @@ TEST_CASE("versions: an empty file becomes the newest, a newer one is refused") 
     Folder folder;
     std::ofstream(folder.database()).close();
     CHECK(refusal(folder.database()) == "");
-    CHECK(asked(folder.database(), "PRAGMA user_version") == "1");
+    CHECK(asked(folder.database(), "PRAGMA user_version") == "2");
     CHECK(asked(folder.database(), "PRAGMA application_id") == std::to_string(0x474c4d64));
     CHECK(asked(folder.database(), "PRAGMA journal_mode") == "wal");
 
@@ -168,6 +168,27 @@ TEST_CASE("another program's database is refused and left alone") {
     const auto before = bytes(folder.database());
     CHECK_THAT(refusal(folder.database()), Catch::Contains("another program"));
     CHECK(bytes(folder.database()) == before);
+}
+
+TEST_CASE("version 1 gets what version 2 has, and keeps its rows") {
+    Folder folder;
+    const Identity who{7, ""};
+    std::string id;
+    {
+        auto store = SessionStore::open({folder.database()});
+        Response response;
+        response.input.resize(1);
+        response.input[0].role = "user";
+        response.background = true;
+        id = store->begin_response(who, response)->id;
+        CHECK(store->response(who, id)->background);
+    }
+    sql(folder.database(), "ALTER TABLE response DROP COLUMN background; PRAGMA user_version = 1");
+    auto store = SessionStore::open({folder.database()});
+    const auto found = store->response(who, id);
+    REQUIRE(found);
+    CHECK_FALSE(found->background);
+    CHECK(found->incomplete_reason == "interrupted");
 }
 
 TEST_CASE("a migration that stops halfway leaves version 0") {

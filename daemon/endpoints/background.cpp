@@ -1,0 +1,188 @@
+// No event is kept: each follows from the text, whose pieces are numbered, so that a stream can be taken up at any number, from
+// memory or from storage, and costs no more memory than the answer. Event 0 is created, 1 queued, 2 to 4 the beginning of the
+// answer, 5 its first piece.
+#include "daemon/endpoints/background.h"
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/redirect_error.hpp>
+
+#include "daemon/log.h"
+
+namespace glmd {
+
+using endpoints::ResponseEvents;
+using Clock = std::chrono::steady_clock;
+
+namespace {
+
+constexpr std::size_t longest_piece = 64;   // bytes
+constexpr int events_at_once = 512;         // of one write
+
+/// What was sent so far.
+class Replay {
+public:
+    Replay(EventStream& stream, std::int64_t first) : events_(stream, first), first_(first) {}
+
+    /// Queues what is known and wasn't sent; true: there is more. `json` is the response's present one.
+    bool advance(const Response& response, bool started, bool finished, const json::object& json) {
+        if (stage_ == Stage::created) {
+            json::object queued = json;
+            queued["status"] = "queued";
+            queued["output"] = json::array();
+            queued["incomplete_details"] = queued["error"] = queued["usage"] = nullptr;
+            events_.response("response.created", queued);
+            events_.response("response.queued", queued);
+            stage_ = Stage::started;
+        }
+        if (!started && !finished) return false;
+        if (stage_ == Stage::started) {
+            json::object begun = json;
+            begun["status"] = "in_progress";
+            begun["output"] = json::array();
+            begun["incomplete_details"] = begun["error"] = begun["usage"] = nullptr;
+            events_.response("response.in_progress", begun);
+            events_.item_added(response.output);
+            events_.part_added(response.output);
+            stage_ = Stage::text;
+        }
+        if (stage_ == Stage::text) {
+            const std::string& text = response.output.content;
+            for (int n = 0; at_ < text.size(); ++n) {
+                if (n == events_at_once) return true;
+                const std::size_t end = piece_end(text, at_, finished);
+                if (end == text.npos) break;
+                events_.delta(response.output, std::string_view(text).substr(at_, end - at_));
+                at_ = end;
+            }
+            if (!finished) return false;
+            // What a power cut took can't be sent again; its numbers are passed over.
+            if (response.incomplete_reason == "interrupted") events_.skip_to(first_);
+            events_.end(response, json);
+            stage_ = Stage::ended;
+        }
+        return false;
+    }
+
+private:
+    enum class Stage { created, started, text, ended };
+    ResponseEvents events_;
+    std::int64_t first_;
+    Stage stage_ = Stage::created;
+    std::size_t at_ = 0;  // in the text
+};
+
+}  // namespace
+
+std::size_t piece_end(std::string_view text, std::size_t at, bool whole) {
+    const auto word = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9'); };
+    const bool wide = static_cast<unsigned char>(text[at]) >= 0x80;
+    std::size_t end = at + 1;
+    while (end < text.size() && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) ++end;
+    if (wide) return end;
+    while (end < text.size() && end - at < longest_piece && word(text[end])) ++end;
+    return end == text.size() && !whole && end - at < longest_piece ? text.npos : end;
+}
+
+void Background::start(std::unique_ptr<GenerationRun> run, std::vector<Application::Busy> held) {
+    run_ = run.get();
+    app_.background[{identity_, response_.id}] = shared_from_this();
+    asio::co_spawn(app_.io, [self = shared_from_this(), run = std::move(run), held = std::move(held)]() mutable {
+        return self->run(std::move(run), std::move(held));
+    }, asio::detached);
+}
+
+void Background::cancel() {
+    if (!run_) return;
+    cancelled_ = true;
+    run_->cancel();
+}
+
+json::object Background::json() const {
+    if (finished_) return last_;
+    json::object out = endpoints::response_json(response_, call_, truncated_, nullptr);
+    if (place_ == 0) return out;
+    out["status"] = "queued";
+    if (place_ > 0) {
+        if (!out.contains("glm")) out["glm"] = json::object();
+        out["glm"].get_object()["queue_position"] = place_;
+    }
+    return out;
+}
+
+asio::awaitable<void> Background::run(std::unique_ptr<GenerationRun> run, [[maybe_unused]] std::vector<Application::Busy> held) {
+    const auto self = shared_from_this();
+    endpoints::ResponseCheckpoints checkpoints(app_, identity_);
+    std::string text;
+    for (bool more = true; more;) {
+        more = co_await run->next(text, checkpoints.next(response_.output.content.size()), place_ == 0 ? nullptr : &place_);
+        if (!text.empty() || !more) place_ = 0;
+        response_.output.content += text;
+        if (more) checkpoints.note(response_, response_.output.content.size());
+        wake();
+    }
+    const GenerationRun::Finish finish = run->finish();
+    run_ = nullptr;
+    run.reset();
+    endpoints::settle(app_, response_, finish);
+    if (finish.reason == FinishReason::cancelled && cancelled_) {
+        response_.status = ResponseStatus::cancelled;
+        response_.incomplete_reason.clear();
+    }
+    if (finish.reason == FinishReason::error) log_error(response_.id + ": " + finish.message);
+    try {
+        co_await app_.storage.call([this](SessionStore& store) { store.finish_response(identity_, response_); });
+    } catch (const std::exception& e) {
+        log_error(response_.id + ": " + e.what());
+        response_.status = ResponseStatus::failed;
+    }
+    last_ = endpoints::response_json(response_, call_, truncated_, &finish.usage);
+    finished_ = true;
+    app_.background.erase({identity_, response_.id});
+    wake();
+}
+
+void Background::wake() {
+    ++version_;
+    for (asio::steady_timer* timer : waiting_) timer->cancel();
+}
+
+asio::awaitable<void> Background::changed(std::uint64_t seen, Clock::time_point until) {
+    if (version_ != seen) co_return;
+    asio::steady_timer timer(app_.io, until);
+    waiting_.insert(&timer);
+    boost::system::error_code ignored;
+    co_await timer.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
+    waiting_.erase(&timer);
+}
+
+asio::awaitable<void> Background::follow(std::shared_ptr<Background> self, Exchange& exchange, std::int64_t first) {
+    Replay replay(exchange.events(), first);
+    exchange.on_disconnect([self] { self->wake(); });
+    for (;;) {
+        const std::uint64_t seen = self->version_;
+        const bool finished = self->finished_;
+        while (replay.advance(self->response_, self->place_ == 0, finished, self->json())) co_await exchange.events().flush();
+        co_await exchange.events().flush();
+        if (finished || exchange.disconnected()) break;
+        const auto until = Clock::now() + keep_alive_interval;
+        co_await self->changed(seen, until);
+        if (self->version_ == seen && Clock::now() >= until) co_await exchange.events().keep_alive();
+    }
+    exchange.on_disconnect({});
+}
+
+asio::awaitable<void> Background::until_finished(std::shared_ptr<Background> self, Exchange& exchange) {
+    exchange.on_disconnect([self] { self->wake(); });
+    while (!self->finished_ && !exchange.disconnected()) co_await self->changed(self->version_, Clock::now() + keep_alive_interval);
+    exchange.on_disconnect({});
+}
+
+asio::awaitable<void> replay(const Response& response, Exchange& exchange, std::int64_t first) {
+    Replay replay(exchange.events(), first);
+    const json::object json = endpoints::response_json(response);
+    while (replay.advance(response, true, true, json)) co_await exchange.events().flush();
+    co_await exchange.events().flush();
+}
+
+}  // namespace glmd
