@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "engine/models/model.h"
+#include "kernels/half.h"
 
 namespace glmd {
 
@@ -10,7 +11,7 @@ extern const ModelFamily llama_family, chatglm_family, glm4_family, chatglm1_fam
 
 namespace {
 
-float round_to_half(float x) { return static_cast<float>(static_cast<_Float16>(x)); }
+float round_to_half(float x) { return half_to_float(float_to_half(x)); }
 
 const ModelFamily* const families[] = {&llama_family, &chatglm_family, &glm4_family, &chatglm1_family, &glm_family, &glm130b_family};
 
