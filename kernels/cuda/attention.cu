@@ -332,9 +332,8 @@ __global__ void __launch_bounds__(threads) tensor_kernel(Args a) {
             for (int n = 0; n < tile_keys / 8; ++n)
 #pragma unroll
                 for (int k = 0; k < dim / 16; ++k) {
-                    std::uint32_t b[2];
-                    memcpy(&b[0], &keys_data[n * 8 + g][k * 16 + t * 2], 4);
-                    memcpy(&b[1], &keys_data[n * 8 + g][k * 16 + t * 2 + 8], 4);
+                    const auto* pairs = reinterpret_cast<const std::uint32_t*>(&keys_data[n * 8 + g][k * 16 + t * 2]);
+                    const std::uint32_t b[2] = {pairs[0], pairs[4]};
                     mma_f16(score[n], query[k], b);
                 }
             float shrink[2];

@@ -96,19 +96,8 @@ private:
 class Staging {
 public:
     static constexpr std::size_t piece = std::size_t(8) << 20;
-    explicit Staging(cudaStream_t stream) : stream_(stream) {
-        for (Half& h : halves_) {
-            check(cudaHostAlloc(&h.data, piece, cudaHostAllocDefault), "pinned memory can't be had");
-            check(cudaEventCreateWithFlags(&h.read, cudaEventDisableTiming), "an event can't be had");
-        }
-    }
-    ~Staging() {
-        cudaStreamSynchronize(stream_);
-        for (Half& h : halves_) {
-            if (h.read) cudaEventDestroy(h.read);
-            if (h.data) cudaFreeHost(h.data);
-        }
-    }
+    explicit Staging(cudaStream_t stream) : stream_(stream) {}
+    ~Staging() { cudaStreamSynchronize(stream_); }
     void copy(void* target, std::size_t bytes, const Backend::Read& read) {
         for (std::size_t done = 0; done < bytes;) {
             Half& h = halves_[next_ ^= 1];
@@ -123,6 +112,19 @@ public:
 
 private:
     struct Half {
+        Half() {
+            check(cudaHostAlloc(&data, piece, cudaHostAllocDefault), "pinned memory can't be had");
+            if (const cudaError_t error = cudaEventCreateWithFlags(&read, cudaEventDisableTiming)) {
+                cudaFreeHost(data);
+                check(error, "an event can't be had");
+            }
+        }
+        ~Half() {
+            cudaEventDestroy(read);
+            cudaFreeHost(data);
+        }
+        Half(const Half&) = delete;
+        Half& operator=(const Half&) = delete;
         void* data = nullptr;
         cudaEvent_t read = nullptr;
     };
@@ -133,14 +135,16 @@ private:
 
 class CudaBackend final : public Backend {
 public:
-    explicit CudaBackend(const CudaDevice& device) : device_(device) {
-        check(cudaSetDevice(device.index), "the GPU can't be used");
+    explicit CudaBackend(const CudaDevice& device) : device_(device) {}
+    /// Once, before anything else. What it has when it throws goes with the object.
+    void start() {
+        use();
         check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream can't be had");
         staging_ = std::make_unique<Staging>(stream_);
         fault_ = std::make_unique<DeviceMemory>(stream_, sizeof(int));
         check(cudaMemsetAsync(fault_->data(), 0, sizeof(int), stream_), "the GPU's memory can't be written");
         check(cudaHostAlloc(reinterpret_cast<void**>(&seen_fault_), sizeof(int), cudaHostAllocDefault), "pinned memory can't be had");
-        queue_ = {stream_, device.multiprocessors, static_cast<int*>(fault_->data())};
+        queue_ = {stream_, device_.multiprocessors, static_cast<int*>(fault_->data())};
         check(cublasCreate(&cublas_), "cuBLAS can't start");
         check(cublasSetStream(cublas_, stream_), "cuBLAS can't start");
         constexpr std::size_t workspace = std::size_t(8) << 20;  // its own would be allocated while a step is recorded
@@ -170,6 +174,7 @@ public:
     }
 
     std::unique_ptr<Buffer> allocate(std::size_t bytes) override {
+        use();
         auto memory = std::make_unique<DeviceMemory>(stream_, bytes);
         if (bytes > 0) check(cudaMemsetAsync(memory->data(), 0, bytes, stream_), "the GPU's memory can't be written");
         return memory;
@@ -177,8 +182,12 @@ public:
     void upload(void* target, const void* host, std::size_t bytes) override {
         fill(target, bytes, [host](std::span<std::byte> piece, std::size_t offset) { std::memcpy(piece.data(), static_cast<const std::byte*>(host) + offset, piece.size()); });
     }
-    void fill(void* target, std::size_t bytes, const Read& read) override { staging_->copy(target, bytes, read); }
+    void fill(void* target, std::size_t bytes, const Read& read) override {
+        use();
+        staging_->copy(target, bytes, read);
+    }
     void download(void* host, const void* source, std::size_t bytes) override {
+        use();
         if (bytes > 0) check(cudaMemcpyAsync(host, source, bytes, cudaMemcpyDeviceToHost, stream_), "a copy from the GPU failed");
         check(cudaMemcpyAsync(seen_fault_, fault_->data(), sizeof(int), cudaMemcpyDeviceToHost, stream_), "a copy from the GPU failed");
         check(cudaStreamSynchronize(stream_), "the GPU's work failed");
@@ -189,6 +198,7 @@ public:
     }
     std::unique_ptr<KvPool> make_kv_pool(KvShape shape, int blocks) override {
         require(shape.layers > 0 && shape.kv_heads > 0 && shape.head_dim > 0 && blocks > 0, "kv pool: empty shape");
+        use();
         auto pool = std::make_unique<CudaKvPool>(stream_, shape, blocks);
         check(cudaMemsetAsync(pool->data(), 0, pool->bytes(), stream_), "the GPU's memory can't be written");
         return pool;
@@ -224,6 +234,7 @@ public:
             check(cudaStreamEndCapture(stream_, &graph), "a step can't be recorded");
             const cudaError_t error = cudaGraphInstantiate(&r.graph, graph, 0);
             cudaGraphDestroy(graph);
+            if (error != cudaSuccess) r.graph = nullptr;
             check(error, "a recorded step can't be prepared");
         }
         check(cudaGraphLaunch(r.graph, stream_), "a recorded step can't run");
@@ -287,6 +298,7 @@ public:
         check_block(pool, from_block);
         check_block(pool, to_block);
         if (from_block == to_block) return;
+        use();
         const std::size_t bytes = pool.block_bytes();
         check(cudaMemcpy2DAsync(pool.data() + std::size_t(to_block) * bytes, pool.layer_bytes(), pool.data() + std::size_t(from_block) * bytes,
                                 pool.layer_bytes(), bytes, std::size_t(pool.shape().layers), cudaMemcpyDeviceToDevice, stream_), "a KV block can't be copied");
@@ -295,6 +307,7 @@ public:
         const auto& pool = static_cast<const CudaKvPool&>(kv);
         check_block(pool, block);
         require(host.size() == pool.shape().block_bytes(), "kv_export: size");
+        use();
         const std::size_t bytes = pool.block_bytes();
         check(cudaMemcpy2DAsync(host.data(), bytes, pool.data() + std::size_t(block) * bytes, pool.layer_bytes(), bytes, std::size_t(pool.shape().layers),
                                 cudaMemcpyDeviceToHost, stream_), "a KV block can't be copied");
@@ -379,6 +392,12 @@ private:
         for (auto& [key, r] : recordings_)
             if (r.graph) cudaGraphExecDestroy(r.graph);
         recordings_.clear();
+    }
+
+    /// CUDA's current device is a thread's own. Whoever has a step run has uploaded something before, on the same thread.
+    void use() const {
+        thread_local int current = -1;
+        if (std::exchange(current, device_.index) != device_.index) check(cudaSetDevice(device_.index), "the GPU can't be used");
     }
 
     static bool same_shape(Activations a, Activations b) { return a.rows == b.rows && a.cols == b.cols; }
@@ -481,7 +500,9 @@ std::unique_ptr<Backend> make(int index) {
         throw BackendError("there is no CUDA device " + std::to_string(index) + ", only " + std::to_string(all.size()));
     const CudaDevice& d = all[std::size_t(index)];
     if (d.compute < 75) throw BackendError(d.name + " is sm_" + std::to_string(d.compute) + ", and glmd needs sm_75 at least");
-    return std::make_unique<CudaBackend>(d);
+    auto backend = std::make_unique<CudaBackend>(d);
+    backend->start();
+    return backend;
 }
 
 }  // namespace

@@ -13,7 +13,7 @@
 
 #ifdef __CUDACC__
 #include "kernels/cuda/ptx.cuh"
-#define GLMD_SHARED(type, name, ...) __shared__ type name __VA_ARGS__
+#define GLMD_SHARED(type, name, ...) __shared__ __align__(16) type name __VA_ARGS__
 #define GLMD_DYNAMIC_SHARED(type, name)                            \
     extern __shared__ __align__(128) unsigned char dynamic_bytes[]; \
     type* name = reinterpret_cast<type*>(dynamic_bytes)

@@ -204,13 +204,12 @@ TEST_CASE("cudasim: positive control: a read beyond the end", "[cudasim]") {
     });
     CHECK(words.find("heap-buffer-overflow") != std::string::npos);
     const std::string shared = last_words([] {
-        static int out[block];
-        run(1, block, 0, [&] {
+        run(1, block, 0, [] {
             GLMD_SHARED(int, values, [block]);
-            out[threadIdx.x] = values[threadIdx.x + 1];
+            values[threadIdx.x] = values[threadIdx.x + 1];
         });
     });
-    CHECK(shared.find("use-after-poison") != std::string::npos);
+    CHECK((shared.find("use-after-poison") != std::string::npos || shared.find("out of bounds") != std::string::npos));
 #else
     CHECK(last_words([] { ::_exit(1); }).empty());  // the address sanitizer's build looks for it
 #endif

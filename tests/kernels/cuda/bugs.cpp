@@ -58,6 +58,9 @@ std::vector<Floats> work() {
 
 TEST_CASE("cuda: every barrier and fence is missed", "[cudasim]") {
     if (!control()) return;
+#ifdef __SANITIZE_ADDRESS__
+    return;  // which sees nothing here that the others don't
+#endif
     control()->drop(-1);
     control()->seed(0);
     const auto expected = work();

@@ -77,7 +77,10 @@ constexpr std::size_t stack_bytes = 64 * 1024;
 // With the thread sanitizer a fiber is used again only after as many blocks: it carries what its block's barriers put in order.
 constexpr std::size_t ring_blocks = 4, ring_threads = 2048;
 
+void drop_pool();
+
 struct Machine {
+    ~Machine() { drop_pool(); }
     std::mutex mutex;  // one launch at a time
     std::vector<Fiber*> pool, threads, ready;
     std::vector<Warp> warps;

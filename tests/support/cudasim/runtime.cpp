@@ -66,6 +66,14 @@ cudaError_t called(Stream* stream = nullptr) {
     return device.lost;
 }
 
+/// A call that makes something, or fails and makes nothing.
+template <class T, class F>
+cudaError_t made(T** out, const F& make) {
+    const cudaError_t error = called();
+    *out = error ? nullptr : make();
+    return error;
+}
+
 /// What waits or allocates can't be captured.
 cudaError_t not_captured() { return device.capturing ? cudaErrorStreamCaptureUnsupported : called(); }
 
@@ -157,7 +165,7 @@ cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from, 
 cudaError_t cudaMemsetAsync(void* p, int value, std::size_t bytes, cudaStream_t s) {
     return enqueue(s, [=] { std::memset(p, value, bytes); });
 }
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned) { return *s = new Stream, called(); }
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned) { return made(s, [] { return new Stream; }); }
 cudaError_t cudaStreamDestroy(cudaStream_t s) {
     work_off(s, s->queued);
     delete s;
@@ -169,7 +177,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s) {
     work_off(s, s->queued);
     return device.lost;
 }
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) { return *e = new Event, called(); }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) { return made(e, [] { return new Event; }); }
 cudaError_t cudaEventDestroy(cudaEvent_t e) { return delete e, called(); }
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
     e->stream = s, e->at = s->queued;
@@ -187,14 +195,12 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode) {
     return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t* g) {
-    *g = s->capturing;
-    s->capturing = nullptr;
+    const std::unique_ptr<Graph> captured(std::exchange(s->capturing, nullptr));
     device.capturing = false;
-    return called();
+    return made(g, [&] { return new Graph(*captured); });
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t g, unsigned long long) {
-    *exec = new Graph(*g);
-    return called();
+    return made(exec, [&] { return new Graph(*g); });
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t s) {
     ++device.graph_launches;
