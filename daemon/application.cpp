@@ -85,10 +85,12 @@ void Application::load_model() {
     });
 }
 
-std::shared_ptr<Engine> Application::require_engine(const std::optional<std::string>& requested) {
+std::shared_ptr<Engine> Application::require_engine(const std::optional<std::string>& requested, const Identity& identity) {
     if (stopping) throw HttpError(503, "stopping", "The service is stopping.", "", 2);
     if (requested && *requested != model_id_ && *requested != "default" && *requested != model_id_ + ".gguf" && state_ != ModelState::missing)
         throw HttpError(404, "model_not_found", "The model '" + *requested + "' isn't loaded; '" + model_id_ + "' is.", "model");
+    if (state_ != ModelState::missing && !config.tenant(identity.tenant).may_use(model_id_))
+        throw HttpError(404, "model_not_found", "No model that this socket may use is loaded.", "model");
     switch (state_) {
         case ModelState::ready: return engine_;
         case ModelState::loading: throw HttpError(503, "model_loading", "The model is being loaded.", "", 2);

@@ -48,8 +48,8 @@ public:
     ModelState model_state() const { return state_; }
     const std::string& model_id() const { return model_id_; }
     const std::shared_ptr<Engine>& engine() const { return engine_; }
-    /// Throws HttpError: 503 while loading or without a model, 404 when `requested` is another model.
-    std::shared_ptr<Engine> require_engine(const std::optional<std::string>& requested);
+    /// Throws HttpError: 503 while loading or without a model, 404 when `requested` is another model, or one that the tenant may not use.
+    std::shared_ptr<Engine> require_engine(const std::optional<std::string>& requested, const Identity& identity);
 
     void cancel_generations();
     /// Cancels what runs, refuses what comes, joins the helper threads. Call when the connections are gone.

@@ -15,6 +15,7 @@
 #include <optional>
 #include <sstream>
 
+#include "daemon/parameters.h"
 #include "daemon/version.h"
 
 namespace glmd {
@@ -60,6 +61,11 @@ WeightsMode parse_weights(const std::string& text, const std::string& where) {
 BackendKind parse_backend(const std::string& text, const std::string& where) {
     if (const auto kind = backend_kind_named(text)) return *kind;
     throw ConfigError(where + ": backend must be \"auto\", \"cpu\" or \"cuda\", not \"" + text + "\"");
+}
+
+bool valid_tenant(const std::string& name) {
+    const auto fine = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.' || c == '-'; };
+    return !name.empty() && name.size() <= 64 && std::all_of(name.begin(), name.end(), fine);
 }
 
 std::string read_text(const std::string& path) {
@@ -193,20 +199,55 @@ void apply_toml(Config& config, std::string_view text, const std::string& where)
              config.engine.precision = parse_precision(node.value_exact<std::string>().value_or(""), at);
          }},
     };
+    const auto read_table = [&](const toml::table& table, const std::string& name, const std::map<std::string, Set>& known) {
+        for (auto&& [key, value] : table) {
+            const std::string full = name + "." + std::string(key.str());
+            const std::string at = where + ":" + std::to_string(value.source().begin.line) + ": ";
+            const auto found = known.find(full);
+            if (found == known.end()) throw ConfigError(at + "unknown key \"" + full + "\"");
+            found->second(value, at + full);
+        }
+    };
     for (auto&& [section_key, section] : root) {
         std::string name(section_key.str());
         const toml::table* table = section.as_table();
         std::string line = where + ":" + std::to_string(section.source().begin.line) + ": ";
         if (!table) throw ConfigError(line + "unknown key \"" + name + "\"");
+        if (name == "tenant") {
+            for (auto&& [tenant_key, settings] : *table) {
+                const std::string full = "tenant." + std::string(tenant_key.str());
+                if (!settings.as_table() || !valid_tenant(std::string(tenant_key.str())))
+                    throw ConfigError(where + ":" + std::to_string(settings.source().begin.line) + ": " + full + " is no section for a tenant: " +
+                                      "[tenant.NAME], where NAME has up to 64 of A-Z a-z 0-9 _ . -");
+                TenantConfig& tenant = config.tenants[std::string(tenant_key.str())];
+                read_table(*settings.as_table(), full, {
+                    {full + ".allowed", boolean(tenant.allowed)},
+                    {full + ".ceiling", [&](const toml::node& node, const std::string& at) {
+                         const auto tier = service_tier_named(node.value_exact<std::string>().value_or(""));
+                         if (!tier) throw ConfigError(at + " must be \"flex\", \"default\" or \"priority\"");
+                         tenant.ceiling = *tier;
+                     }},
+                    {full + ".models", [&](const toml::node& node, const std::string& at) {
+                         tenant.models.clear();
+                         if (!node.is_array()) throw ConfigError(at + " must be a list of models' names");
+                         for (const toml::node& one : *node.as_array()) {
+                             const auto model = one.value_exact<std::string>();
+                             if (!model) throw ConfigError(at + " must be a list of models' names");
+                             tenant.models.push_back(*model);
+                         }
+                     }},
+                    {full + ".max_queue", integer(tenant.quota.queue)},
+                    {full + ".max_queued_tokens", integer(tenant.quota.queued_tokens)},
+                    {full + ".max_sequences", integer(tenant.quota.sequences)},
+                    {full + ".max_sessions", integer(tenant.max_sessions)},
+                    {full + ".max_session_bytes", bytes(tenant.max_session_bytes)},
+                });
+            }
+            continue;
+        }
         bool known_section = std::any_of(keys.begin(), keys.end(), [&](auto& key) { return key.first.starts_with(name + "."); });
         if (!known_section) throw ConfigError(line + "unknown section [" + name + "]");
-        for (auto&& [key, value] : *table) {
-            std::string full = name + "." + std::string(key.str());
-            std::string at = where + ":" + std::to_string(value.source().begin.line) + ": ";
-            auto found = keys.find(full);
-            if (found == keys.end()) throw ConfigError(at + "unknown key \"" + full + "\"");
-            found->second(value, at + full);
-        }
+        read_table(*table, name, keys);
     }
 }
 
@@ -233,6 +274,14 @@ void validate(const Config& config) {
     range("engine.max_queued_tokens_per_uid", config.engine.max_queued_tokens_per_uid, 0, 1 << 30);
     range("engine.max_sequences_per_uid", config.engine.max_sequences_per_uid, 0, 1024);
     range("engine.prefill_rows", config.engine.prefill_rows, 1, 65536);
+    for (const auto& [name, tenant] : config.tenants) {
+        const std::string section = "tenant." + name + ".";
+        range((section + "max_queue").c_str(), tenant.quota.queue, 0, 65536);
+        range((section + "max_queued_tokens").c_str(), tenant.quota.queued_tokens, 0, 1 << 30);
+        range((section + "max_sequences").c_str(), tenant.quota.sequences, 0, 1024);
+        range((section + "max_sessions").c_str(), tenant.max_sessions, 0, 100000000);
+        range((section + "max_session_bytes").c_str(), tenant.max_session_bytes, 0, std::int64_t(1) << 50);
+    }
     if (config.socket.size() > 107) throw ConfigError("server.socket: a socket's path has at most 107 bytes");
 }
 

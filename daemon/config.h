@@ -1,6 +1,8 @@
 #pragma once
 // All settings of the daemon: /usr/lib/glmd/glmd.toml, /etc/glmd/glmd.toml, glmd.conf.d/*.toml of both, then arguments.
+#include <algorithm>
 #include <cstdint>
+#include <map>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -13,6 +15,17 @@ namespace glmd {
 /// One sentence that names the file or argument and the key.
 struct ConfigError : std::runtime_error {
     using std::runtime_error::runtime_error;
+};
+
+/// [tenant.NAME]: what the app behind the socket glmd-app@NAME.socket may do. Without it an app may do what users may.
+struct TenantConfig {
+    bool allowed = true;
+    ServiceClass ceiling = ServiceClass::priority;  // requests for a higher class are served in this one
+    std::vector<std::string> models;                // empty: all
+    Quota quota;                                    // of all its users together
+    std::int64_t max_sessions = 0, max_session_bytes = 0;  // of each of its users; 0: [storage]'s
+
+    bool may_use(const std::string& model) const { return models.empty() || std::count(models.begin(), models.end(), model); }
 };
 
 struct Config {
@@ -33,6 +46,13 @@ struct Config {
     std::string model;                       // path, or name of a file in STATE/models; empty: STATE/models/default.gguf
     EngineOptions engine{.backend = BackendKind::automatic};
 
+    std::map<std::string, TenantConfig> tenants;
+
+    const TenantConfig& tenant(const std::string& name) const {
+        static const TenantConfig unnamed;
+        const auto found = tenants.find(name);
+        return found == tenants.end() ? unnamed : found->second;
+    }
     std::string models_directory() const { return state_directory + "/models"; }
     /// The file to load; it need not exist.
     std::string model_path() const;

@@ -187,10 +187,18 @@ int fit_max_tokens(const Engine& engine, std::size_t prompt_tokens, int max_toke
     return max_tokens == 0 ? room : std::min(max_tokens, room);
 }
 
-void require_queue(Application& app, const Engine& engine, const Identity& identity, ServiceClass service_class) {
-    const Engine::Submitted now = engine.check(identity.uid, 1);
+void assign(const Application& app, const Identity& identity, GenerationRequest& request) {
+    const TenantConfig& tenant = app.config.tenant(identity.tenant);
+    request.uid = identity.uid;
+    request.tenant = identity.tenant;
+    request.quota = tenant.quota;
+    request.service_class = std::max(request.service_class, tenant.ceiling);  // the higher class has the smaller number
+}
+
+void require_queue(Application& app, const Engine& engine, const GenerationRequest& request) {
+    const Engine::Submitted now = engine.check({request.uid, request.tenant}, 1, request.quota);
     if (now.error == SubmitError::queue_full || now.error == SubmitError::quota_exceeded)
-        throw refused(now, app.metrics->classes[index(service_class)]);
+        throw refused(now, app.metrics->classes[index(request.service_class)]);
 }
 
 }  // namespace glmd

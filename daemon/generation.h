@@ -48,8 +48,10 @@ private:
 
 /// Throws 400 context_length_exceeded, or fits max_tokens to what the context leaves.
 int fit_max_tokens(const Engine& engine, std::size_t prompt_tokens, int max_tokens, const std::string& param);
-/// Throws 429 before anything is stored when the queue is full already.
-void require_queue(Application& app, const Engine& engine, const Identity& identity, ServiceClass service_class);
+/// Whose request it is, and what the socket that it came through allows: quota, and the highest class.
+void assign(const Application& app, const Identity& identity, GenerationRequest& request);
+/// Throws 429 before anything is stored when the queue is full already. After assign().
+void require_queue(Application& app, const Engine& engine, const GenerationRequest& request);
 
 /// Sends comments while nothing else is sent.
 inline constexpr std::chrono::seconds keep_alive_interval{15};

@@ -30,8 +30,10 @@ std::optional<std::uint32_t> peer_uid(Protocol::socket& socket) {
     return peer.uid;
 }
 
-/// systemd's own names for a socket without FileDescriptorName mean the main one.
+/// systemd's own names for a socket without FileDescriptorName mean the main one. glmd-app@NAME.socket says app-NAME, so that an
+/// app can't be named like the main socket.
 std::string tenant_of(const std::string& name) {
+    if (name.starts_with("app-")) return name.substr(4);
     for (const char* plain : {"", "glmd.socket", "connection", "glmd", "unknown", "stored"})
         if (name == plain) return "";
     return name;
@@ -121,10 +123,13 @@ asio::awaitable<void> Listener::accept_loop(std::shared_ptr<Socket> socket) {
         }
         std::optional<std::uint32_t> uid = peer_uid(peer);
         if (!uid) continue;
+        const Account account(*uid, socket->tenant);
         std::optional<HttpError> refusal;
-        if (*uid == overflow_uid)
+        if (!app_.config.tenant(socket->tenant).allowed)
+            refusal.emplace(403, "tenant_refused", "The service's configuration refuses this socket.");
+        else if (*uid == overflow_uid)
             refusal.emplace(403, "unknown_peer", "The caller's user is not known here (a user namespace hides it).");
-        else if (int(open_.size()) >= app_.config.max_connections || per_uid_[*uid] >= app_.config.max_connections_per_uid)
+        else if (int(open_.size()) >= app_.config.max_connections || per_account_[account] >= app_.config.max_connections_per_uid)
             refusal.emplace(429, "too_many_connections", "Too many connections are open.", "", 1);
         if (refusal && int(open_.size()) >= app_.config.max_connections + 32) continue;  // not even an explanation
 
@@ -132,12 +137,12 @@ asio::awaitable<void> Listener::accept_loop(std::shared_ptr<Socket> socket) {
         identity.uid = *uid;
         identity.tenant = socket->tenant;
         int number = next_number_++;
-        ++per_uid_[*uid];
+        ++per_account_[account];
         open_[number];
         app_.connections = int(open_.size());
-        auto done = [this, number, uid = *uid] {
+        auto done = [this, number, account] {
             open_.erase(number);
-            if (--per_uid_[uid] == 0) per_uid_.erase(uid);
+            if (--per_account_[account] == 0) per_account_.erase(account);
             app_.connections = int(open_.size());
         };
         std::weak_ptr<ConnectionHandle> handle = serve_connection(app_, std::move(peer), identity, std::move(refusal), done);

@@ -33,7 +33,7 @@ private:
     Application& app_;
     std::list<std::shared_ptr<Socket>> sockets_;
     std::map<int, std::weak_ptr<ConnectionHandle>> open_;
-    std::map<std::uint32_t, int> per_uid_;
+    std::map<Account, int> per_account_;
     int next_number_ = 0;
     std::string bound_path_;
 };

@@ -47,6 +47,9 @@ int main(int argc, char** argv) try {
     store.path = config.state_directory + "/sessions.db";
     store.max_sessions_per_identity = config.max_sessions;
     store.max_bytes_per_identity = config.max_session_bytes;
+    for (const auto& [name, tenant] : config.tenants)
+        store.tenants[name] = {tenant.max_sessions ? tenant.max_sessions : config.max_sessions,
+                               tenant.max_session_bytes ? tenant.max_session_bytes : config.max_session_bytes};
 
     // The event loop goes last of all that follows: everything posts to it.
     asio::io_context io(1);

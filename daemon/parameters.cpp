@@ -160,10 +160,15 @@ SamplingOptions read_sampling(Parameters& parameters) {
 
 ServiceClass read_service_tier(Parameters& parameters) {
     const std::string tier = parameters.text("service_tier").value_or("auto");
-    if (tier == "auto" || tier == "default") return ServiceClass::normal;
-    if (tier == "flex") return ServiceClass::flex;
-    if (tier == "priority") return ServiceClass::priority;
+    if (tier == "auto") return ServiceClass::normal;
+    if (const auto named = service_tier_named(tier)) return *named;
     throw bad_parameter(parameters.path("service_tier"), "'service_tier' must be auto, default, flex or priority.");
+}
+
+std::optional<ServiceClass> service_tier_named(std::string_view name) {
+    for (const ServiceClass c : {ServiceClass::priority, ServiceClass::normal, ServiceClass::flex})
+        if (name == service_tier_name(c)) return c;
+    return std::nullopt;
 }
 
 const char* service_tier_name(ServiceClass service_class) {

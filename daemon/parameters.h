@@ -47,6 +47,8 @@ private:
 SamplingOptions read_sampling(Parameters& parameters);
 /// service_tier: auto, default, flex or priority.
 ServiceClass read_service_tier(Parameters& parameters);
+/// "flex", "default", "priority"; nothing for another word.
+std::optional<ServiceClass> service_tier_named(std::string_view name);
 const char* service_tier_name(ServiceClass service_class);
 /// stop: a string or up to 16.
 std::vector<std::string> read_stop(Parameters& parameters);

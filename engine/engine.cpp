@@ -117,9 +117,9 @@ public:
         return s;
     }
 
-    Submitted check(std::uint32_t uid, int prompt_tokens) const override {
+    Submitted check(const Account& account, int prompt_tokens, const Quota& quota) const override {
         std::lock_guard lock(mailbox_->mutex);
-        return check_locked(uid, prompt_tokens);
+        return check_locked(account, prompt_tokens, quota);
     }
 
     Submitted submit(GenerationRequest request, GenerationSink sink) override {
@@ -133,8 +133,9 @@ public:
         auto flag = std::make_shared<std::atomic<bool>>(false);
         {
             std::lock_guard lock(mailbox_->mutex);
-            if (Submitted no = check_locked(request.uid, prompt); no.error != SubmitError::none) return no;
-            mailbox_->bounds.add(request.uid, prompt);
+            const Account account(request.uid, request.tenant);
+            if (Submitted no = check_locked(account, prompt, request.quota); no.error != SubmitError::none) return no;
+            mailbox_->bounds.add(account, prompt);
             mailbox_->arrivals.push_back(
                 std::make_unique<Sequence>(std::move(request), std::move(sink), *loaded_.tokenizer, flag));
         }
@@ -157,9 +158,9 @@ private:
         bool stopping = false, poked = false;
     };
 
-    Submitted check_locked(std::uint32_t uid, int prompt) const {
+    Submitted check_locked(const Account& account, int prompt, const Quota& quota) const {
         if (mailbox_->stopping) return {SubmitError::stopping, nullptr};
-        switch (mailbox_->bounds.check(uid, prompt)) {
+        switch (mailbox_->bounds.check(account, prompt, quota)) {
             case QueueBounds::Verdict::ok: break;
             case QueueBounds::Verdict::full: return {SubmitError::queue_full, nullptr, mailbox_->bounds.retry_after(mailbox_->work_rate)};
             case QueueBounds::Verdict::quota: return {SubmitError::quota_exceeded, nullptr, mailbox_->bounds.retry_after(mailbox_->work_rate)};
@@ -234,7 +235,7 @@ private:
                 s.queued = false;
                 s.started = Clock::now();
                 std::lock_guard lock(mailbox_->mutex);
-                mailbox_->bounds.remove(s.uid, s.prompt);
+                mailbox_->bounds.remove({s.uid, s.tenant}, s.prompt);
             }
             tell_position(s, 0);
         }
@@ -493,7 +494,7 @@ private:
         ++requests_;
         if (s.queued) {
             std::lock_guard lock(mailbox_->mutex);
-            mailbox_->bounds.remove(s.uid, s.prompt);
+            mailbox_->bounds.remove({s.uid, s.tenant}, s.prompt);
         }
         const auto it = std::find_if(live_.begin(), live_.end(), [&](auto& p) { return p.get() == &s; });
         const std::unique_ptr<Sequence> ended = std::move(*it);

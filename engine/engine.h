@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "engine/backend_kind.h"
+#include "engine/account.h"
 #include "engine/chat.h"
 #include "engine/error.h"
 #include "engine/infill.h"
@@ -33,7 +34,7 @@ struct EngineOptions {
     int spare_sequences = 4;      // more of them for service class priority; half of these for who has nothing running
     int max_queue = 128;          // waiting requests
     int max_queued_tokens = 131072;  // waiting prompt tokens
-    // Of one uid; 0: half of the above, and no bound for sequences.
+    // Of one account (a user of the main socket, or a tenant) without a quota of its own; 0: half of the above, and no bound for sequences.
     int max_queue_per_uid = 0, max_queued_tokens_per_uid = 0, max_sequences_per_uid = 0;
     int prefill_rows = 256;       // prompt tokens of one unit of work
     std::size_t kv_bytes = 0;     // 0: enough for max_sequences / 2 full contexts, within the memory budget
@@ -61,6 +62,7 @@ struct EngineOptions {
 struct GenerationRequest {
     std::uint32_t uid = 0;        // fairness and cache scope
     std::string tenant;
+    Quota quota;                  // of its account
     ServiceClass service_class = ServiceClass::normal;
     std::vector<TokenId> prompt;
     std::vector<BlankRows> blanks;  // where a prompt's answers begin (Infill::rows); empty: the family looks for the first mask
@@ -141,7 +143,7 @@ public:
         int retry_after_s = 0;  // of queue_full and quota_exceeded: when there should be room
     };
     /// What submit() would say now to a prompt of that length.
-    virtual Submitted check(std::uint32_t uid, int prompt_tokens) const = 0;
+    virtual Submitted check(const Account& account, int prompt_tokens, const Quota& quota = {}) const = 0;
     virtual Submitted submit(GenerationRequest request, GenerationSink sink) = 0;
 };
 

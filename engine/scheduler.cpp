@@ -116,8 +116,10 @@ double Scheduler::key(const Groups::value_type& group, int service_class) const 
 }
 
 bool Scheduler::quota_left(const Job& job) const {
-    if (options_.max_running_per_uid == 0) return true;
-    return std::count_if(running_.begin(), running_.end(), [&](const Job* j) { return j->uid == job.uid; }) < options_.max_running_per_uid;
+    const int most = job.max_running > 0 ? job.max_running : options_.max_running_per_uid;
+    if (most == 0) return true;
+    const Account account(job.uid, job.tenant);
+    return std::count_if(running_.begin(), running_.end(), [&](const Job* j) { return Account(j->uid, j->tenant) == account; }) < most;
 }
 
 bool Scheduler::slot_free(const Job& job, bool by_age) const {
@@ -428,23 +430,25 @@ double Scheduler::work(ServiceClass service_class, std::uint32_t uid, const std:
 
 // ---- bounds
 
-QueueBounds::Verdict QueueBounds::check(std::uint32_t uid, int prompt) const {
-    const auto at = by_uid_.find(uid);
-    const Count mine = at == by_uid_.end() ? Count{} : at->second;
+QueueBounds::Verdict QueueBounds::check(const Account& account, int prompt, const Quota& quota) const {
+    const auto at = by_account_.find(account);
+    const Count mine = at == by_account_.end() ? Count{} : at->second;
     if (all_.requests >= limits_.requests || (all_.requests > 0 && all_.tokens + prompt > limits_.tokens)) return Verdict::full;
-    if (mine.requests >= limits_.requests_per_uid || (mine.requests > 0 && mine.tokens + prompt > limits_.tokens_per_uid))
+    const int requests = quota.queue > 0 ? quota.queue : limits_.requests_per_uid;
+    const std::int64_t tokens = quota.queued_tokens > 0 ? quota.queued_tokens : limits_.tokens_per_uid;
+    if (mine.requests >= requests || (mine.requests > 0 && mine.tokens + prompt > tokens))
         return Verdict::quota;
     return Verdict::ok;
 }
 
-void QueueBounds::add(std::uint32_t uid, int prompt) {
-    for (Count* c : {&all_, &by_uid_[uid]}) ++c->requests, c->tokens += prompt;
+void QueueBounds::add(const Account& account, int prompt) {
+    for (Count* c : {&all_, &by_account_[account]}) ++c->requests, c->tokens += prompt;
 }
 
-void QueueBounds::remove(std::uint32_t uid, int prompt) {
-    const auto at = by_uid_.find(uid);
+void QueueBounds::remove(const Account& account, int prompt) {
+    const auto at = by_account_.find(account);
     for (Count* c : {&all_, &at->second}) --c->requests, c->tokens -= prompt;
-    if (at->second.requests == 0) by_uid_.erase(at);
+    if (at->second.requests == 0) by_account_.erase(at);
 }
 
 int QueueBounds::retry_after(double work_per_s) const {

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/account.h"
 #include "engine/service_class.h"
 
 namespace glmd {
@@ -17,7 +18,7 @@ namespace glmd {
 struct SchedulerOptions {
     int max_running = 8;         // sequences in one batch
     int spare_running = 4;       // more of them for `priority`; half of these for identities that have nothing running
-    int max_running_per_uid = 0; // 0: no quota
+    int max_running_per_uid = 0; // of an account; 0: no quota
     int prefill_rows = 256;      // prompt tokens of one unit, at most
     int least_rows = 8;          // and at least, unless a priority stream hurries
     int layers = 1;              // a bidirectional prompt's units are (layer, half, prefill_rows)
@@ -36,6 +37,7 @@ struct Job {
     std::uint32_t uid = 0;
     std::string tenant;
     ServiceClass service_class = ServiceClass::normal;
+    int max_running = 0;        // of its account; 0: max_running_per_uid
     int prompt = 0;             // tokens
     int limit = 0;              // prompt and answer together, at most
     // The caller's, kept up to date.
@@ -155,7 +157,7 @@ private:
     double work_done_ = 0;
 };
 
-/// The bounds of what may wait, in requests and in prompt tokens, of all and of one uid. Guarded by the caller.
+/// The bounds of what may wait, in requests and in prompt tokens, of all and of one account. Guarded by the caller.
 struct QueueLimits {
     int requests = 128, requests_per_uid = 64;
     std::int64_t tokens = 131072, tokens_per_uid = 65536;
@@ -166,9 +168,9 @@ public:
     explicit QueueBounds(const QueueLimits& limits) : limits_(limits) {}
     enum class Verdict : std::uint8_t { ok, full, quota };
     /// A prompt that is longer than the bound may wait when nothing else does.
-    Verdict check(std::uint32_t uid, int prompt) const;
-    void add(std::uint32_t uid, int prompt);
-    void remove(std::uint32_t uid, int prompt);
+    Verdict check(const Account& account, int prompt, const Quota& quota = {}) const;
+    void add(const Account& account, int prompt);
+    void remove(const Account& account, int prompt);
     int requests() const { return all_.requests; }
     std::int64_t tokens() const { return all_.tokens; }
     /// Seconds until there should be room, at that many tokens of work a second (0: unknown).
@@ -181,7 +183,7 @@ private:
     };
     QueueLimits limits_;
     Count all_;
-    std::map<std::uint32_t, Count> by_uid_;
+    std::map<Account, Count> by_account_;
 };
 
 }  // namespace glmd

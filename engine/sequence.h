@@ -35,6 +35,7 @@ struct Sequence : Job {
         uid = request.uid;
         tenant = request.tenant;
         service_class = request.service_class;
+        max_running = request.quota.sequences;
         prompt = length = static_cast<int>(request.prompt.size());
         limit = prompt + request.max_tokens;
     }

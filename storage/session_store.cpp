@@ -499,14 +499,12 @@ private:
     void check_quota(const Identity& who, bool new_session) {
         auto query = db_.query("SELECT sessions, bytes FROM usage WHERE " OWNED, who.uid, who.tenant);
         if (!query.step()) return;
-        if (new_session && query.integer(0) > options_.max_sessions_per_identity) {
-            throw QuotaExceeded("the limit of " + std::to_string(options_.max_sessions_per_identity) +
-                                " sessions is reached: remove some first");
-        }
-        if (query.integer(1) > options_.max_bytes_per_identity) {
-            throw QuotaExceeded("the limit of " + std::to_string(options_.max_bytes_per_identity) +
-                                " stored bytes is reached: remove some sessions first");
-        }
+        StoreLimits limits{options_.max_sessions_per_identity, options_.max_bytes_per_identity};
+        if (const auto own = options_.tenants.find(who.tenant); own != options_.tenants.end()) limits = own->second;
+        if (new_session && query.integer(0) > limits.sessions)
+            throw QuotaExceeded("the limit of " + std::to_string(limits.sessions) + " sessions is reached: remove some first");
+        if (query.integer(1) > limits.bytes)
+            throw QuotaExceeded("the limit of " + std::to_string(limits.bytes) + " stored bytes is reached: remove some sessions first");
     }
 
     /// What was removed must not survive in the log either.

@@ -3,6 +3,7 @@
 // Every query carries the identity: another's session doesn't exist. Content goes through Seal (identity for now).
 // Not thread-safe: the daemon calls it on its storage thread only. A method that returns has committed.
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -69,10 +70,17 @@ struct Response {
     Item output;                          // the assistant's answer
 };
 
+/// Of one identity.
+struct StoreLimits {
+    std::int64_t sessions = 10000;
+    std::int64_t bytes = std::int64_t(1) << 30;
+};
+
 struct StoreOptions {
     std::string path;                     // database file; ":memory:" for tests
     std::int64_t max_sessions_per_identity = 10000;
     std::int64_t max_bytes_per_identity = std::int64_t(1) << 30;
+    std::map<std::string, StoreLimits> tenants;  // of those that have limits of their own
 };
 
 /// A quota is reached: StorageError's own kind, so that the daemon can answer 429.

@@ -11,7 +11,7 @@ Answer create_chat_completion(Application& app, Exchange& exchange) {
     const json::array* array = parameters.array("messages");
     if (!array) throw bad_parameter("messages", "'messages' is missing.", "missing_required_parameter");
     std::vector<ChatMessage> messages = read_messages(*array, "messages");
-    CompletionCall call = read_completion(parameters, exchange.request(), true);
+    CompletionCall call = read_completion(parameters, true);
     parameters.only("tools", {"[]"});
     parameters.only("tool_choice", {"\"auto\"", "\"none\""});
     parameters.only("functions", {"[]"});
@@ -21,8 +21,9 @@ Answer create_chat_completion(Application& app, Exchange& exchange) {
     parameters.ignore({"store", "metadata"});
     parameters.finish();
 
-    std::shared_ptr<Engine> engine = app.require_engine(model);
-    require_queue(app, *engine, exchange.request().identity, call.request.service_class);
+    std::shared_ptr<Engine> engine = app.require_engine(model, exchange.request().identity);
+    assign(app, exchange.request().identity, call.request);
+    require_queue(app, *engine, call.request);
     call.request.prompt = co_await render_prompt(app, engine, std::move(messages));
     co_await answer_completion(app, exchange, engine, std::move(call));
 }

@@ -6,7 +6,7 @@
 
 namespace glmd::endpoints {
 
-CompletionCall read_completion(Parameters& parameters, const HttpRequest& request, bool chat) {
+CompletionCall read_completion(Parameters& parameters, bool chat) {
     CompletionCall call;
     call.chat = chat;
     call.id = new_id(chat ? "chatcmpl-" : "cmpl-");
@@ -18,8 +18,6 @@ CompletionCall read_completion(Parameters& parameters, const HttpRequest& reques
         options.ignore({"include_obfuscation"});
         options.finish();
     }
-    call.request.uid = request.identity.uid;
-    call.request.tenant = request.identity.tenant;
     call.request.sampling = read_sampling(parameters);
     call.request.stop = read_stop(parameters);
     auto max_tokens = parameters.integer("max_tokens", 1, 1 << 24);

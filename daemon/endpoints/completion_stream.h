@@ -17,8 +17,8 @@ struct CompletionCall {
     GenerationRequest request;
 };
 
-/// The parameters that both have; leaves prompt empty.
-CompletionCall read_completion(Parameters& parameters, const HttpRequest& request, bool chat);
+/// The parameters that both have; leaves prompt and identity empty.
+CompletionCall read_completion(Parameters& parameters, bool chat);
 /// Generates and answers. The prompt must be there.
 asio::awaitable<void> answer_completion(Application& app, Exchange& exchange, std::shared_ptr<Engine> engine, CompletionCall call);
 

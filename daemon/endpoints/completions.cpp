@@ -13,14 +13,15 @@ Answer create_completion(Application& app, Exchange& exchange) {
     if (prompt->is_array() && prompt->get_array().size() == 1) prompt = &prompt->get_array().front();
     if (!prompt->is_string()) throw bad_parameter("prompt", "'prompt' must be one string.", "invalid_type");
     if (prompt->get_string().empty()) throw bad_parameter("prompt", "'prompt' is empty.");
-    CompletionCall call = read_completion(parameters, exchange.request(), false);
+    CompletionCall call = read_completion(parameters, false);
     parameters.only("echo", {"false"});
     parameters.only("suffix", {"\"\""});
     parameters.finish();
     if (call.request.max_tokens == 0) call.request.max_tokens = 16;  // OpenAI's default
 
-    std::shared_ptr<Engine> engine = app.require_engine(model);
-    require_queue(app, *engine, exchange.request().identity, call.request.service_class);
+    std::shared_ptr<Engine> engine = app.require_engine(model, exchange.request().identity);
+    assign(app, exchange.request().identity, call.request);
+    require_queue(app, *engine, call.request);
     std::string text(prompt->get_string());
     call.request.prompt = co_await run_on(app.text_pool, [&] { return engine->tokenizer().encode(text, Specials::parse); });
     co_await answer_completion(app, exchange, engine, std::move(call));

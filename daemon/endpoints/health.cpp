@@ -6,7 +6,7 @@
 namespace glmd::endpoints {
 
 Answer health(Application& app, Exchange& exchange) {
-    std::shared_ptr<Engine> engine = app.require_engine(std::nullopt);
+    std::shared_ptr<Engine> engine = app.require_engine(std::nullopt, exchange.request().identity);
     json::object body;
     body["status"] = "ok";
     body["model"] = app.model_id();
@@ -19,8 +19,7 @@ Answer health(Application& app, Exchange& exchange) {
         std::vector<ChatMessage> messages(1, hello);
         GenerationRequest request;
         request.prompt = co_await render_prompt(app, engine, messages);
-        request.uid = exchange.request().identity.uid;
-        request.tenant = exchange.request().identity.tenant;
+        assign(app, exchange.request().identity, request);
         request.max_tokens = 1;
         request.sampling.temperature = 0;
         const double passes_s = 2 * engine->model().pass_s;  // one may be under way

@@ -15,7 +15,7 @@ struct Call {
     GenerationRequest request;
 };
 
-Call read_call(const json::object& body, const HttpRequest& request, std::optional<std::string>& model) {
+Call read_call(const json::object& body, std::optional<std::string>& model) {
     Parameters parameters(body);
     Call call;
     model = parameters.text("model");
@@ -30,8 +30,6 @@ Call read_call(const json::object& body, const HttpRequest& request, std::option
     call.stream = parameters.boolean("stream").value_or(false);
     call.request.sampling = read_sampling(parameters);
     call.request.service_class = read_service_tier(parameters);
-    call.request.uid = request.identity.uid;
-    call.request.tenant = request.identity.tenant;
     parameters.ignore({"user"});
     parameters.finish();
     return call;
@@ -80,10 +78,11 @@ void add(Usage& sum, const Usage& usage) {
 
 Answer create_infill(Application& app, Exchange& exchange) {
     std::optional<std::string> model;
-    Call call = read_call(parse_body(exchange.request().body), exchange.request(), model);
-    const std::shared_ptr<Engine> engine = app.require_engine(model);
+    Call call = read_call(parse_body(exchange.request().body), model);
+    const std::shared_ptr<Engine> engine = app.require_engine(model, exchange.request().identity);
+    assign(app, exchange.request().identity, call.request);
     require_blanks(*engine, app.model_id(), call.text);
-    require_queue(app, *engine, exchange.request().identity, call.request.service_class);
+    require_queue(app, *engine, call.request);
     Infill infill = co_await run_on(app.text_pool, [&] { return Infill(*engine->model().blanks, engine->tokenizer(), call.text); });
     const int context = engine->model().context;
     if (infill.room(context) < 1)

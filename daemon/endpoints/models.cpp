@@ -33,10 +33,11 @@ std::int64_t changed(const std::filesystem::path& path) {
     return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::file_clock::to_sys(time).time_since_epoch()).count();
 }
 
-json::array all_models(Application& app) {
+json::array all_models(Application& app, const Identity& identity) {
+    const TenantConfig& tenant = app.config.tenant(identity.tenant);
     json::array data;
     std::set<std::string> seen;
-    if (app.model_state() == ModelState::ready || app.model_state() == ModelState::loading) {
+    if (tenant.may_use(app.model_id()) && (app.model_state() == ModelState::ready || app.model_state() == ModelState::loading)) {
         data.push_back(model_json(app, app.model_id(), changed(app.config.model_path())));
         seen.insert(app.model_id());
     }
@@ -48,7 +49,7 @@ json::array all_models(Application& app) {
         std::filesystem::path real = std::filesystem::canonical(file, error);
         if (error) continue;
         std::string id = file.filename() == "default.gguf" ? model_id_of(real.string()) : model_id_of(file.string());
-        if (seen.insert(id).second) data.push_back(model_json(app, id, changed(real)));
+        if (tenant.may_use(id) && seen.insert(id).second) data.push_back(model_json(app, id, changed(real)));
     }
     return data;
 }
@@ -58,13 +59,13 @@ json::array all_models(Application& app) {
 Answer list_models(Application& app, Exchange& exchange) {
     json::object list;
     list["object"] = "list";
-    list["data"] = all_models(app);
+    list["data"] = all_models(app, exchange.request().identity);
     co_await exchange.respond(json_response(list));
 }
 
 Answer get_model(Application& app, Exchange& exchange) {
     std::string id = exchange.request().path_parameters.at(0);
-    json::array data = all_models(app);
+    json::array data = all_models(app, exchange.request().identity);
     for (json::value& model : data) {
         if (model.as_object()["id"].as_string() != id) continue;
         co_await exchange.respond(json_response(model));

@@ -70,8 +70,12 @@ Answer create_response(Application& app, Exchange& exchange) {
     const Identity& identity = exchange.request().identity;
     json::object body = parse_body(exchange.request().body);
     ResponseCall call = read_call(body);
-    std::shared_ptr<Engine> engine = app.require_engine(call.model);
-    require_queue(app, *engine, identity, call.service_class);
+    std::shared_ptr<Engine> engine = app.require_engine(call.model, identity);
+    GenerationRequest request;
+    request.service_class = call.service_class;
+    assign(app, identity, request);
+    call.service_class = request.service_class;
+    require_queue(app, *engine, request);
 
     // What was said before. The conversation is ours until the answer is stored.
     Application::Busy busy;
@@ -97,7 +101,6 @@ Answer create_response(Application& app, Exchange& exchange) {
     for (const Item& item : *history)
         if (!item.content.empty()) add(item.role, item.content);
     for (const Item& item : call.input) add(item.role, item.content);
-    GenerationRequest request;
     std::size_t truncated = 0;
     if (call.truncation == "auto") {
         int context = engine->model().context;
@@ -109,10 +112,7 @@ Answer create_response(Application& app, Exchange& exchange) {
         request.prompt = co_await render_prompt(app, engine, std::move(messages));
     }
     request.max_tokens = fit_max_tokens(*engine, request.prompt.size(), call.max_output_tokens, "input");
-    request.uid = identity.uid;
-    request.tenant = identity.tenant;
     request.sampling = call.sampling;
-    request.service_class = call.service_class;
     request.stop = call.stop;
 
     // Commit what the user said.

@@ -59,3 +59,27 @@ TEST_CASE("arguments win and ranges are checked") {
     const char* unknown[] = {"glmd", "--frobnicate"};
     CHECK_THROWS_AS(read_config(int(std::size(unknown)), unknown), ConfigError);
 }
+
+TEST_CASE("tenants") {
+    Config config;
+    apply_toml(config, "[tenant.kiosk]\nceiling = \"flex\"\nmodels = [\"a\", \"b\"]\nmax_queue = 3\nmax_session_bytes = \"2M\"\n[tenant.b]\nallowed = false\n", "a.toml");
+    apply_toml(config, "[tenant.kiosk]\nmax_sequences = 2\n", "b.toml");
+    const TenantConfig& kiosk = config.tenant("kiosk");
+    CHECK(kiosk.ceiling == ServiceClass::flex);
+    CHECK(kiosk.may_use("b"));
+    CHECK_FALSE(kiosk.may_use("c"));
+    CHECK(kiosk.quota.queue == 3);
+    CHECK(kiosk.quota.sequences == 2);
+    CHECK(kiosk.max_session_bytes == 2 << 20);
+    CHECK_FALSE(config.tenant("b").allowed);
+    CHECK(config.tenant("unknown").allowed);
+    CHECK(config.tenant("unknown").may_use("c"));
+    CHECK(config.tenant("").ceiling == ServiceClass::priority);
+    for (const char* bad : {"[tenant]\nallowed = true\n", "[tenant.\"a b\"]\n", "[tenant.\"\"]\n", "[tenant.a]\nceiling = \"high\"\n",
+                            "[tenant.a]\nmodels = \"a\"\n", "[tenant.a]\nmodels = [1]\n", "[tenant.a]\nceilin = \"flex\"\n"}) {
+        INFO(bad);
+        CHECK_THROWS_AS(apply_toml(config, bad, "a.toml"), ConfigError);
+    }
+    apply_toml(config, "[tenant.kiosk]\nmax_queue = -1\n", "c.toml");
+    CHECK_THROWS_WITH(validate(config), Catch::Contains("tenant.kiosk.max_queue"));
+}

@@ -7,9 +7,10 @@ if ! command -v systemd-analyze >/dev/null; then echo "skipped: systemd-analyze 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 sed "s|@GLMD_EXECUTABLE@|$daemon|" "$units/glmd.service.in" >"$folder/glmd.service"
-cp "$units/glmd.socket" "$folder/"
+cp "$units/glmd.socket" "$units/glmd-app@.socket" "$folder/"
+ln -s glmd-app@.socket "$folder/glmd-app@kiosk.socket"
 
-said=$(systemd-analyze verify --man=no --recursive-errors=no "$folder/glmd.service" "$folder/glmd.socket" 2>&1) ||
+said=$(systemd-analyze verify --man=no --recursive-errors=no "$folder/glmd.service" "$folder/glmd.socket" "$folder/glmd-app@kiosk.socket" 2>&1) ||
   { echo "verify failed: $said"; exit 1; }
 if grep glmd <<<"$said"; then echo "verify isn't silent"; exit 1; fi
 
