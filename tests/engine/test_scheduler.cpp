@@ -461,3 +461,18 @@ TEST_CASE("scheduler: the bounds of the queue") {
     CHECK(b.check(1, 200) == QueueBounds::Verdict::ok);
     CHECK(b.tokens() == 250);
 }
+
+TEST_CASE("scheduler: a tenant's quota is of all its users, and no user's of the main socket") {
+    QueueBounds b({10, 2, 1000, 600});
+    const Quota quota{3, 100, 0};
+    for (std::uint32_t uid : {0, 1, 2}) {
+        CHECK(b.check({uid, "kiosk"}, 10, quota) == QueueBounds::Verdict::ok);
+        b.add({uid, "kiosk"}, 10);
+    }
+    CHECK(b.check({3, "kiosk"}, 1, quota) == QueueBounds::Verdict::quota);   // requests
+    CHECK(b.check({3, "other"}, 1) == QueueBounds::Verdict::ok);
+    CHECK(b.check(0, 1) == QueueBounds::Verdict::ok);
+    b.remove({1, "kiosk"}, 10);
+    CHECK(b.check({3, "kiosk"}, 81, quota) == QueueBounds::Verdict::quota);  // tokens
+    CHECK(b.check({3, "kiosk"}, 80, quota) == QueueBounds::Verdict::ok);
+}
