@@ -190,10 +190,12 @@ public:
             if (!plain) sum_groups(x);
             if (x.rows > 1) x = tiled(x);
         } else {
-            reserve_quantized(row_bytes * std::size_t(x.rows));
-            each_tile(x, isa_.quantized_tile, [&](std::int64_t first, int rows) {
+            reserve_quantized(row_bytes * std::size_t(x.rows + isa_.quantized_tile));
+            each_tile(x, isa_.quantized_tile, quantized_tile_for, [&](std::int64_t first, int rows) {
                 std::uint8_t* tile = quantized_ + std::size_t(first) * row_bytes;
-                for (int t = 0; t < rows; ++t) isa_.quantize(x.data + (first + t) * x.cols, x.cols, weight.format, args.fine, tile, rows, t);
+                const int there = int(std::min<std::int64_t>(rows, x.rows - first));
+                if (there < rows) std::fill_n(tile, std::size_t(rows) * row_bytes, std::uint8_t(0));
+                for (int t = 0; t < there; ++t) isa_.quantize(x.data + (first + t) * x.cols, x.cols, weight.format, args.fine, tile, rows, t);
             });
         }
         // Chunks of panels x blocks of rows that stay in L2 while the panels pass: 4096 columns of 256 rows of int8 or 64 of float
@@ -501,13 +503,13 @@ private:
         return {padded_.data(), x.rows, cols};
     }
 
-    /// f(first row, rows) for each tile of at most `largest` rows, in parallel.
+    /// f(first row, rows) for each tile of at most `largest` rows, the whole ones in parallel.
     template <class F>
-    void each_tile(Activations x, int largest, const F& f) {
+    void each_tile(Activations x, int largest, int (*rows_of)(std::int64_t, int), const F& f) {
         const std::int64_t whole = x.rows / largest;
         each_row(whole, largest * x.cols, [&](std::int64_t i) { f(i * largest, largest); });
         for (std::int64_t row = whole * largest; row < x.rows;) {
-            const int rows = tile_rows(x.rows - row, largest);
+            const int rows = rows_of(x.rows - row, largest);
             f(row, rows);
             row += rows;
         }
@@ -516,7 +518,7 @@ private:
     void sum_groups(Activations x) {
         const std::int64_t groups = x.cols / packed::group_cols;
         sums_.resize(std::max(sums_.size(), std::size_t(x.rows * groups)));
-        each_tile(x, isa_.exact_tile, [&](std::int64_t first, int rows) {
+        each_tile(x, isa_.exact_tile, tile_rows, [&](std::int64_t first, int rows) {
             for (int t = 0; t < rows; ++t) isa_.group_sums(x.data + (first + t) * x.cols, x.cols, sums_.data() + first * groups + t, rows);
         });
     }
@@ -524,7 +526,7 @@ private:
     /// A copy in the order in which linear_exact reads it.
     Activations tiled(Activations x) {
         tiled_.resize(std::max(tiled_.size(), std::size_t(x.rows * x.cols)));
-        each_tile(x, isa_.exact_tile, [&](std::int64_t first, int rows) {
+        each_tile(x, isa_.exact_tile, tile_rows, [&](std::int64_t first, int rows) {
             const float* from = x.data + first * x.cols;
             float* to = tiled_.data() + first * x.cols;
             for (std::int64_t c = 0; c < x.cols; ++c, to += rows) {

@@ -16,6 +16,12 @@ constexpr int tile_rows(std::int64_t rows_left, int largest) {
     while (rows_left < largest) largest /= 2;
     return largest;
 }
+/// Quantized rows wait for weights: what is left goes into one tile, whose last rows may be nobody's, so that they are read once.
+/// rows_left > 0.
+constexpr int quantized_tile_for(std::int64_t rows_left, int largest) {
+    while (rows_left <= largest / 2) largest /= 2;
+    return largest;
+}
 
 /// Activations of T rows quantized over 32 columns, x = scale * q, in the order in which linear_quantized reads them.
 /// fast: |q| <= 127. fine: q = 128 * q[0] + q[1], |q| <= 127 * 128, about 15 bits.
@@ -41,7 +47,7 @@ struct LinearArgs {
     const float* x;                 // exact: n rows in tiles of [cols][T]
     const float* sums;              // exact: their sums over groups, in tiles of [cols / 32][T]; null for f32 and f16
     bool fine;
-    const std::uint8_t* quantized;  // fast, fine: n rows in tiles of QuantizedGroup<fine, T>[cols / 32]
+    const std::uint8_t* quantized;  // fast, fine: n rows in tiles of QuantizedGroup<fine, T>[cols / 32], the last one filled up
     std::int64_t n;
     const float* bias;              // [rows] or null
     float* out;                     // [n, rows]

@@ -1,7 +1,7 @@
 // AVX-512 with VNNI and AMX: one instruction multiplies 16 rows of activations with 16 rows of weights over a group.
 //
 // A panel's group is a tile register as it lies there (rows of 16 outputs x 4 columns), and so are a tile's activations
-// ([16 rows][32 columns]). Only whole tiles of 16 rows come here, the others go to VNNI: the integers are the same, and
+// ([16 rows][32 columns]). Tiles of 16 rows come here, smaller ones go to VNNI: the integers are the same, and
 // what is done with them as well, so a row's bits don't tell which of the two it was.
 #include <immintrin.h>
 
@@ -117,7 +117,7 @@ template <PackFormat F, bool fine, int P>
 void panels_of_tiles(const LinearArgs& args, std::int64_t panel, Lanes (*partial)[span_panels][rows]) {
     alignas(64) std::uint8_t unpacked[P][span_groups][512];
     Dots<fine> dots[2];
-    const std::int64_t groups = args.cols / 32, tiles = args.n / rows;
+    const std::int64_t groups = args.cols / 32, tiles = (args.n + rows - 1) / rows;
     const std::size_t tile_bytes = rows * quantized_row_bytes(fine, args.cols);
     for (std::int64_t first = 0; first < groups; first += span_groups) {
         Span spans[P];
@@ -168,9 +168,10 @@ void whole_tiles_of(const LinearArgs& args) {
 
 void linear_quantized(const LinearArgs& args) {
     LinearArgs rest = args;
-    while (rest.n >= rows) {
+    while (rest.n > rows / 2) {
         LinearArgs part = rest;
-        part.n = (rest.n < most_rows ? rest.n : most_rows) / rows * rows;
+        part.n = rest.n < most_rows ? rest.n : most_rows;
+        if (part.n % rows <= rows / 2) part.n -= part.n % rows;
         configure();  // only here: a thread with tiles in use is dearer to switch
         if (args.fine) whole_tiles_of<true>(part);
         else whole_tiles_of<false>(part);
