@@ -54,6 +54,7 @@ void add_session(CLI::App& app, Globals& globals, Action& action);
 void add_model(CLI::App& app, Globals& globals, Action& action);
 void add_eval(CLI::App& app, Globals& globals, Action& action);
 void add_status(CLI::App& app, Globals& globals, Action& action);
+void add_doctor(CLI::App& app, Globals& globals, Action& action);
 void add_top(CLI::App& app, Globals& globals, Action& action);
 
 /// Parses, runs, prints errors on stderr; the process's exit code.
