@@ -24,10 +24,11 @@ class Replay {
 public:
     Replay(EventStream& stream, std::int64_t first) : events_(stream, first), first_(first) {}
 
-    /// Queues what is known and wasn't sent; true: there is more. `json` is the response's present one.
-    bool advance(const Response& response, bool started, bool finished, const json::object& json) {
+    /// Queues what is known and wasn't sent; true: there is more. `json` makes the response's present one,
+    /// which takes a copy of the text.
+    bool advance(const Response& response, bool started, bool finished, const std::function<json::object()>& json) {
         if (stage_ == Stage::created) {
-            json::object queued = json;
+            json::object queued = json();
             queued["status"] = "queued";
             queued["output"] = json::array();
             queued["incomplete_details"] = queued["error"] = queued["usage"] = nullptr;
@@ -37,7 +38,7 @@ public:
         }
         if (!started && !finished) return false;
         if (stage_ == Stage::started) {
-            json::object begun = json;
+            json::object begun = json();
             begun["status"] = "in_progress";
             begun["output"] = json::array();
             begun["incomplete_details"] = begun["error"] = begun["usage"] = nullptr;
@@ -58,7 +59,7 @@ public:
             if (!finished) return false;
             // What a power cut took can't be sent again; its numbers are passed over.
             if (response.incomplete_reason == "interrupted") events_.skip_to(first_);
-            events_.end(response, json);
+            events_.end(response, json());
             stage_ = Stage::ended;
         }
         return false;
@@ -158,11 +159,12 @@ asio::awaitable<void> Background::changed(std::uint64_t seen, Clock::time_point 
 
 asio::awaitable<void> Background::follow(std::shared_ptr<Background> self, Exchange& exchange, std::int64_t first) {
     Replay replay(exchange.events(), first);
+    const auto json = [&self] { return self->json(); };
     exchange.on_disconnect([self] { self->wake(); });
     for (;;) {
         const std::uint64_t seen = self->version_;
         const bool finished = self->finished_;
-        while (replay.advance(self->response_, self->place_ == 0, finished, self->json())) co_await exchange.events().flush();
+        while (replay.advance(self->response_, self->place_ == 0, finished, json)) co_await exchange.events().flush();
         co_await exchange.events().flush();
         if (finished || exchange.disconnected()) break;
         const auto until = Clock::now() + keep_alive_interval;
@@ -180,7 +182,7 @@ asio::awaitable<void> Background::until_finished(std::shared_ptr<Background> sel
 
 asio::awaitable<void> replay(const Response& response, Exchange& exchange, std::int64_t first) {
     Replay replay(exchange.events(), first);
-    const json::object json = endpoints::response_json(response);
+    const auto json = [&response] { return endpoints::response_json(response); };
     while (replay.advance(response, true, true, json)) co_await exchange.events().flush();
     co_await exchange.events().flush();
 }
