@@ -6,13 +6,9 @@
 
 #include "cuda_ptx.h"
 #include "cuda_runtime.h"
+#include "tests/support/races.h"
 
 using namespace cudasim;
-
-#ifdef __SANITIZE_THREAD__
-static int races = 0;
-extern "C" void __tsan_on_report(void*) { ++races; }
-#endif
 
 namespace {
 

@@ -8,7 +8,6 @@
 #include <boost/context/detail/fcontext.hpp>
 #include <deque>
 #include <mutex>
-#include <set>
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -93,7 +92,8 @@ struct Machine {
     std::string error;
     std::uint64_t random_state = 1;
     std::uint32_t priority[32] = {};
-    std::set<std::pair<std::string, int>> sites;
+    Site sites[256];  // no container, which the thread sanitizer would see fibers write to
+    std::size_t site_count = 0;
     char start = 0, end = 0, fences = 0;  // what the thread sanitizer knows launches and fences by
 
     bool random() const { return options.seed != 0; }
@@ -189,7 +189,8 @@ void entry(context::transfer_t t) {
 }
 
 Fiber* make_fiber() {
-    auto* f = new Fiber;
+    // Kernels read from it (threadIdx). Pages of its own: what is unmapped is in nobody's way, what is deleted is a race.
+    auto* f = new (::mmap(nullptr, sizeof(Fiber), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)) Fiber;
     f->stack_bytes = stack_bytes;
     f->stack = static_cast<unsigned char*>(::mmap(nullptr, stack_bytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
     ::mprotect(f->stack, page, PROT_NONE);
@@ -211,7 +212,8 @@ void drop_pool() {
         __tsan_destroy_fiber(f->tsan);
 #endif
         ::munmap(f->stack, f->stack_bytes + page);
-        delete f;
+        f->~Fiber();
+        ::munmap(f, sizeof(Fiber));
     }
     machine.pool.clear();
     machine.ready.clear();
@@ -238,10 +240,9 @@ void run_block(dim3 grid, dim3 block, std::size_t shared, unsigned long id) {
 #ifdef CUDASIM_TSAN
     if (machine.arena) ::munmap(machine.arena, arena_bytes);
     machine.arena = nullptr;
-    static std::uintptr_t next = 0x7e8000000000ull;  // addresses that no block had before
-    where = reinterpret_cast<void*>(next);
-    next += 2 * arena_bytes;
-    if (next > 0x7ef000000000ull) next = 0x7e8000000000ull;
+    // Addresses that no block had lately; not ever, since each leaves a mapping of the sanitizer's behind.
+    static unsigned blocks = 0;
+    where = reinterpret_cast<void*>(0x7e8000000000ull + blocks++ % 4096 * (2 * arena_bytes));
     first = machine.ring % (std::max<std::size_t>(1, std::min(ring_blocks, ring_threads / n)) * n);
     machine.ring = first + n;
 #endif
@@ -251,7 +252,7 @@ void run_block(dim3 grid, dim3 block, std::size_t shared, unsigned long id) {
 #if defined(__SANITIZE_ADDRESS__)
     __asan_poison_memory_region(machine.arena, arena_bytes);
 #endif
-    machine.used = 64;  // the first bytes are the barrier's name to the thread sanitizer
+    machine.used = 64;  // the first bytes are names to the thread sanitizer: of barriers, and 8 behind of what fences may show
     machine.slots.clear();
     machine.error.clear();
     machine.alive = n, machine.arrived = 0;
@@ -285,7 +286,11 @@ void run_block(dim3 grid, dim3 block, std::size_t shared, unsigned long id) {
 }
 
 bool dropped(Site at) {
-    if (options.list_sites) machine.sites.insert({at.file, at.line});
+    if (options.list_sites) {
+        std::size_t i = 0;
+        while (i < machine.site_count && (machine.sites[i].line != at.line || machine.sites[i].file != at.file)) ++i;
+        if (i == machine.site_count && i < std::size(machine.sites)) machine.sites[machine.site_count++] = at;
+    }
     return options.dropped.file && options.dropped.line == at.line && !std::strcmp(options.dropped.file, at.file);
 }
 
@@ -298,7 +303,7 @@ void perform(const Copy& copy) {
 
 }  // namespace
 
-std::vector<std::pair<std::string, int>> sites() { return {machine.sites.begin(), machine.sites.end()}; }
+std::vector<Site> sites() { return {machine.sites, machine.sites + machine.site_count}; }
 
 void run(dim3 grid, dim3 block, std::size_t shared, const std::function<void()>& body) {
     std::lock_guard lock(machine.mutex);
@@ -351,8 +356,20 @@ void block_barrier(Site at) {
 
 void fence(Site at) {
     if (dropped(at)) return;
-    __tsan_acquire(&machine.fences);
+    __tsan_acquire(machine.arena + 8);
     __tsan_release(&machine.fences);
+}
+
+/// What was written before a fence is seen behind a fence of a block that has done an atomic in between, and not otherwise. The
+/// atomic itself puts nothing in order for its thread, and so another one does this for it.
+static void atomic_done() {
+#ifdef CUDASIM_TSAN
+    static void* const other = __tsan_create_fiber(0);
+    __tsan_switch_to_fiber(other, 1);
+    __tsan_acquire(&machine.fences);
+    __tsan_release(machine.arena + 8);
+    __tsan_switch_to_fiber(self()->tsan, 1);
+#endif
 }
 
 const unsigned char* exchange(unsigned mask, const void* mine, unsigned bytes, Collective kind, Site at) {
@@ -407,11 +424,13 @@ void async_wait(int groups_left) {
 unsigned atomic_inc(unsigned* p, unsigned limit) {
     const unsigned before = *p;
     *p = before >= limit ? 0 : before + 1;
+    atomic_done();
     return before;
 }
 int atomic_or(int* p, int value) {
     const int before = *p;
     *p = before | value;
+    atomic_done();
     return before;
 }
 

@@ -56,7 +56,7 @@ struct Options {
 };
 extern Options options;
 /// Barriers and fences that were passed while options.list_sites was set.
-std::vector<std::pair<std::string, int>> sites();
+std::vector<Site> sites();
 
 struct Thread {
     uint3 index;

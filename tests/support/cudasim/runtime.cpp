@@ -251,13 +251,11 @@ extern "C" __attribute__((visibility("default"))) const CudasimControl* cudasim_
         [] { return device.graph_launches; },
         [] { return device.used; },
         [](int i) {
-            static std::string file;
             options.list_sites = true;
             options.dropped = {nullptr, 0};
             const auto all = sites();
             if (i < 0 || std::size_t(i) >= all.size()) return false;
-            file = all[std::size_t(i)].first;
-            options.dropped = {file.c_str(), all[std::size_t(i)].second};
+            options.dropped = all[std::size_t(i)];
             return true;
         },
         [] {
