@@ -50,7 +50,7 @@ std::vector<Floats> work() {
 
 }  // namespace
 
-TEST_CASE("cuda: every barrier and fence is missed", "[cudasim]") {
+TEST_CASE("cuda: every barrier and fence is missed", "[cudasim][planted]") {
     if (!control()) return;
 #ifdef __SANITIZE_ADDRESS__
     return;  // which sees nothing here that the others don't
