@@ -1,0 +1,321 @@
+// Peculiar: the index may lose its last rows in a power cut (synchronous=NORMAL), because a file without a row, and a row without
+// a file, are swept at the next start. The mutex guards the index alone: files are read and written outside of it.
+#include "storage/kv_snapshots.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+#include <ctime>
+#include <chrono>
+#include <filesystem>
+#include <mutex>
+#include <set>
+
+#include "storage/internal/sqlite.h"
+
+namespace glmd {
+namespace fs = std::filesystem;
+namespace {
+
+using sqlite::Transaction;
+
+constexpr char magic[] = "GLMDKV01";
+constexpr std::size_t alignment = 64;
+constexpr double first_guess_bytes_per_s = 100e6;  // of the disk, until something was written
+
+constexpr const char* schema =
+    "CREATE TABLE snapshot (uid INTEGER NOT NULL, tenant TEXT NOT NULL, session TEXT NOT NULL, fingerprint TEXT NOT NULL,"
+    " file TEXT NOT NULL UNIQUE, bytes INTEGER NOT NULL, tokens INTEGER NOT NULL, hash INTEGER NOT NULL, used INTEGER NOT NULL,"
+    " PRIMARY KEY (uid, tenant, session)) STRICT;"
+    "CREATE INDEX snapshot_used ON snapshot (used);"
+    "CREATE TABLE written (day INTEGER PRIMARY KEY, bytes INTEGER NOT NULL) STRICT;"
+    "PRAGMA user_version = 1";
+
+/// Against torn and rotten files, not against forgers. Any one changed word changes its lane, and so the end.
+class Hash {
+public:
+    void add(std::span<const std::byte> bytes) {
+        for (; bytes.size() >= 8 * lanes_.size(); bytes = bytes.subspan(8 * lanes_.size()))
+            for (std::size_t i = 0; i < lanes_.size(); ++i) mix(lanes_[i], bytes.data() + 8 * i, 8);
+        for (; !bytes.empty(); bytes = bytes.subspan(std::min<std::size_t>(8, bytes.size())))
+            mix(lanes_[0], bytes.data(), std::min<std::size_t>(8, bytes.size()));
+    }
+    std::int64_t value() const {
+        std::uint64_t all = 0;
+        for (const std::uint64_t lane : lanes_) all = (std::rotl(all, 23) ^ lane) * odd;
+        return std::int64_t(all ^ all >> 29);
+    }
+
+private:
+    static constexpr std::uint64_t odd = 0x9e3779b97f4a7c15;  // 2^64 / golden ratio
+    static void mix(std::uint64_t& lane, const std::byte* at, std::size_t size) {
+        std::uint64_t word = 0;
+        std::memcpy(&word, at, size);
+        lane = std::rotl((lane ^ word) * odd, 31);
+    }
+    std::array<std::uint64_t, 4> lanes_{1, 2, 3, 4};
+};
+
+class File {
+public:
+    explicit File(int descriptor) : descriptor_(descriptor) {}
+    ~File() {
+        if (descriptor_ >= 0) ::close(descriptor_);
+    }
+    File(const File&) = delete;
+    File& operator=(const File&) = delete;
+    operator int() const { return descriptor_; }
+
+private:
+    int descriptor_;
+};
+
+class Mapped final : public KvSnapshot {
+public:
+    /// False: the file isn't what the index says it is.
+    bool open(const std::string& path, std::int64_t bytes, std::int64_t hash, std::string_view fingerprint) {
+        const File file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+        struct stat status{};
+        if (file < 0 || ::fstat(file, &status) != 0 || status.st_size != bytes || std::size_t(bytes) < 32) return false;
+        void* start = ::mmap(nullptr, std::size_t(bytes), PROT_READ, MAP_PRIVATE | MAP_POPULATE, file, 0);
+        if (start == MAP_FAILED) return false;
+        all_ = {static_cast<const std::byte*>(start), std::size_t(bytes)};
+        Hash found;
+        found.add(all_);
+        if (found.value() != hash || std::memcmp(all_.data(), magic, 8) != 0) return false;
+        std::array<std::uint64_t, 3> sizes;
+        std::memcpy(sizes.data(), all_.data() + 8, sizeof sizes);
+        const auto [name, count, size] = sizes;
+        if (name != fingerprint.size() || count > all_.size() / 4 || size > all_.size()) return false;
+        if (std::memcmp(all_.data() + 32, fingerprint.data(), name) != 0) return false;
+        const std::size_t at = data_offset(name, count);
+        if (at + size > all_.size()) return false;
+        tokens.resize(count);
+        std::memcpy(tokens.data(), all_.data() + 32 + name, 4 * count);
+        data = all_.subspan(at, size);
+        return true;
+    }
+    ~Mapped() override {
+        if (!all_.empty()) ::munmap(const_cast<std::byte*>(all_.data()), all_.size());
+    }
+    static std::size_t data_offset(std::size_t fingerprint, std::size_t tokens) {
+        return (32 + fingerprint + 4 * tokens + alignment - 1) / alignment * alignment;
+    }
+
+private:
+    std::span<const std::byte> all_;
+};
+
+bool write_all(int file, std::span<const std::byte> bytes) {
+    while (!bytes.empty()) {
+        const auto done = ::write(file, bytes.data(), bytes.size());
+        if (done < 0 && errno == EINTR) continue;
+        if (done <= 0) return false;
+        bytes = bytes.subspan(std::size_t(done));
+    }
+    return true;
+}
+
+#define OWNED "uid = ?1 AND tenant = ?2 AND session = ?3"
+
+class Store final : public KvSnapshotStore {
+public:
+    explicit Store(const KvSnapshotOptions& options) : options_(options), db_(options.directory + "/index.db") {
+        db_.script("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA secure_delete = ON");
+        if (db_.integer("PRAGMA user_version") == 0) db_.script(schema);
+        sweep();
+    }
+
+    bool wants(const Identity& who, std::string_view session, std::string_view fingerprint, std::size_t tokens, std::size_t bytes,
+               double prefill_tokens_per_s) override {
+        std::lock_guard lock(mutex_);
+        try {
+            if (!may_write(bytes) || prefill_tokens_per_s <= 0) return false;
+            std::size_t known = 0;
+            auto query = db_.query("SELECT tokens FROM snapshot WHERE " OWNED " AND fingerprint = ?4", who.uid, who.tenant, session, fingerprint);
+            if (query.step()) known = std::size_t(query.integer(0));
+            const double saved_s = double(tokens - std::min(tokens, known)) / prefill_tokens_per_s;
+            return saved_s > 2 * double(bytes) / bytes_per_s_;  // it is written, and read
+        } catch (const StorageError&) {
+            return false;
+        }
+    }
+
+    bool put(const Identity& who, std::string_view session, std::string_view fingerprint, std::span<const std::int32_t> tokens,
+             std::span<const std::byte> data) override try {
+        std::vector<std::byte> head(Mapped::data_offset(fingerprint.size(), tokens.size()));
+        const std::array<std::uint64_t, 3> sizes{fingerprint.size(), tokens.size(), data.size()};
+        std::memcpy(head.data(), magic, 8);
+        std::memcpy(head.data() + 8, sizes.data(), sizeof sizes);
+        std::memcpy(head.data() + 32, fingerprint.data(), fingerprint.size());
+        std::memcpy(head.data() + 32 + fingerprint.size(), tokens.data(), tokens.size_bytes());
+        const std::size_t bytes = head.size() + data.size();
+        {
+            std::lock_guard lock(mutex_);
+            if (!may_write(bytes)) return false;
+            // Before the write: what failed in the middle has worn the flash, too.
+            db_.run("INSERT INTO written VALUES (?1, ?2) ON CONFLICT DO UPDATE SET bytes = bytes + excluded.bytes", today(), bytes);
+            written_ += std::int64_t(bytes);
+            make_room(who, session, std::int64_t(bytes));
+        }
+        Hash hash;
+        hash.add(head);
+        hash.add(data);
+        const std::string name = new_id("kv_"), path = options_.directory + "/" + name, temporary = path + ".tmp";
+        const auto begun = std::chrono::steady_clock::now();
+        bool good;
+        {
+            const File file(::open(temporary.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600));
+            good = file >= 0 && write_all(file, head) && write_all(file, data) && ::fsync(file) == 0;
+        }
+        good = good && ::rename(temporary.c_str(), path.c_str()) == 0;
+        if (good) {
+            const File folder(::open(options_.directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+            good = folder >= 0 && ::fsync(folder) == 0;
+        }
+        if (!good) {
+            ::unlink(temporary.c_str());
+            ::unlink(path.c_str());
+            return false;
+        }
+        const double took = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+        std::lock_guard lock(mutex_);
+        if (bytes >= 1 << 20) bytes_per_s_ = double(bytes) / std::max(took, 1e-6);
+        drop(who, session);
+        db_.run("INSERT INTO snapshot VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, (SELECT coalesce(max(used), 0) + 1 FROM snapshot))", who.uid,
+                who.tenant, session, fingerprint, name, bytes, tokens.size(), hash.value());
+        return true;
+    } catch (const StorageError&) {
+        return false;  // a file without a row goes at the next start
+    }
+
+    std::shared_ptr<const KvSnapshot> get(const Identity& who, std::string_view session, std::string_view fingerprint) override try {
+        std::string name;
+        std::int64_t bytes = 0, hash = 0;
+        {
+            std::lock_guard lock(mutex_);
+            {
+                auto query = db_.query("SELECT file, bytes, hash FROM snapshot WHERE " OWNED " AND fingerprint = ?4", who.uid, who.tenant,
+                                       session, fingerprint);
+                if (!query.step()) return nullptr;
+                name = query.text(0);
+                bytes = query.integer(1);
+                hash = query.integer(2);
+            }
+            db_.run("UPDATE snapshot SET used = (SELECT max(used) + 1 FROM snapshot) WHERE " OWNED, who.uid, who.tenant, session);
+        }
+        auto found = std::make_shared<Mapped>();
+        const bool good = found->open(options_.directory + "/" + name, bytes, hash, fingerprint);
+        std::lock_guard lock(mutex_);
+        if (good) {
+            ++loaded_;
+            return found;
+        }
+        ++refused_;
+        if (db_.run("DELETE FROM snapshot WHERE file = ?1", name) > 0) unlink(name);
+        return nullptr;
+    } catch (const StorageError&) {
+        return nullptr;
+    }
+
+    void remove(const Identity& who, std::string_view session) override {
+        std::lock_guard lock(mutex_);
+        try {
+            drop(who, session);
+        } catch (const StorageError&) {
+        }
+    }
+
+    Counts counts() override {
+        std::lock_guard lock(mutex_);
+        try {
+            return {db_.integer("SELECT count(*) FROM snapshot"), stored(), written_, written_today(), loaded_, refused_};
+        } catch (const StorageError&) {
+            return {};
+        }
+    }
+
+private:
+    std::int64_t today() const { return options_.day ? options_.day() : std::int64_t(std::time(nullptr)) / 86400; }
+    std::int64_t stored() { return db_.integer("SELECT coalesce(sum(bytes), 0) FROM snapshot"); }
+    std::int64_t written_today() {
+        auto query = db_.query("SELECT bytes FROM written WHERE day = ?1", today());
+        return query.step() ? query.integer(0) : 0;
+    }
+    bool may_write(std::size_t bytes) {
+        return std::int64_t(bytes) <= options_.max_bytes && written_today() + std::int64_t(bytes) <= options_.daily_write_bytes;
+    }
+    void unlink(const std::string& name) { ::unlink((options_.directory + "/" + name).c_str()); }
+
+    void drop(const Identity& who, std::string_view session) {
+        std::string name;
+        {
+            auto query = db_.query("DELETE FROM snapshot WHERE " OWNED " RETURNING file", who.uid, who.tenant, session);
+            while (query.step()) name = query.text(0);
+        }
+        if (!name.empty()) unlink(name);
+    }
+
+    /// For a file of that size; the session's own old one goes first.
+    void make_room(const Identity& who, std::string_view session, std::int64_t bytes) {
+        drop(who, session);
+        while (stored() + bytes > options_.max_bytes) {
+            std::string name;
+            {
+                auto query = db_.query("DELETE FROM snapshot WHERE used = (SELECT min(used) FROM snapshot) RETURNING file");
+                while (query.step()) name = query.text(0);
+            }
+            if (name.empty()) return;
+            unlink(name);
+        }
+    }
+
+    /// Rows and files that have lost each other.
+    void sweep() {
+        std::set<std::string> known;
+        {
+            auto query = db_.query("SELECT file FROM snapshot");
+            while (query.step()) known.insert(query.text(0));
+        }
+        std::error_code error;
+        std::vector<fs::path> lost;
+        for (const auto& entry : fs::directory_iterator(options_.directory, error)) {
+            const std::string name = entry.path().filename();
+            if (name.starts_with("kv_") && known.erase(name) == 0) lost.push_back(entry.path());
+        }
+        for (const fs::path& path : lost) fs::remove(path, error);
+        for (const std::string& name : known) db_.run("DELETE FROM snapshot WHERE file = ?1", name);
+        db_.run("DELETE FROM written WHERE day < ?1", today());
+    }
+
+    KvSnapshotOptions options_;
+    std::mutex mutex_;
+    sqlite::Database db_;
+    double bytes_per_s_ = first_guess_bytes_per_s;
+    std::int64_t written_ = 0, loaded_ = 0, refused_ = 0;
+};
+
+#undef OWNED
+
+}  // namespace
+
+std::unique_ptr<KvSnapshotStore> KvSnapshotStore::open(const KvSnapshotOptions& options) {
+    std::error_code error;
+    fs::create_directories(options.directory, error);
+    ::chmod(options.directory.c_str(), 0700);
+    try {
+        return std::make_unique<Store>(options);
+    } catch (const StorageError&) {
+        // It is a cache: what is broken in it is thrown away, once.
+        for (const auto& entry : fs::directory_iterator(options.directory, error)) fs::remove(entry.path(), error);
+    }
+    return std::make_unique<Store>(options);
+}
+
+}  // namespace glmd
