@@ -187,18 +187,25 @@ private:
                 }
             }
             publish();
+            lay_down(false);
         }
         while (!live_.empty()) finish(*live_.front(), FinishReason::cancelled, {});
+        lay_down(true);
         publish();
     }
 
     /// Takes the mail in, waits for some when there is nothing to do; false at the end.
     bool receive() {
         std::unique_lock lock(mailbox_->mutex);
-        if (live_.empty()) mailbox_->wake.wait(lock, [&] { return mailbox_->stopping || !mailbox_->arrivals.empty(); });
+        if (live_.empty()) {
+            const auto mail = [&] { return mailbox_->stopping || !mailbox_->arrivals.empty(); };
+            if (resting_.empty()) mailbox_->wake.wait(lock, mail);
+            else mailbox_->wake.wait_until(lock, next_rest(), mail);
+        }
         mailbox_->poked = false;
         for (; !mailbox_->arrivals.empty(); mailbox_->arrivals.pop_front()) {
             live_.push_back(std::move(mailbox_->arrivals.front()));
+            wake_session(*live_.back());
             scheduler_.arrive(*live_.back(), now());
         }
         return !mailbox_->stopping;
@@ -210,7 +217,7 @@ private:
         for (auto it = live_.begin(); it != live_.end();) {
             Sequence& s = **it++;
             const bool cancelled = s.cancelled->load();
-            if (!cancelled && now < s.request.deadline) continue;
+            if (!cancelled && now < s.request.deadline && !(s.queued && now >= s.request.start_by)) continue;
             before(s);
             finish(s, cancelled ? FinishReason::cancelled : FinishReason::deadline, {});
         }
@@ -280,11 +287,78 @@ private:
             return false;
         }
         s.cached = hit.tokens + hit.copy_tokens;
+        if (s.request.image) import(s);
         if (s.queued) {
             s.found = std::min(s.cached, s.prompt);
             cached_tokens_ += s.found;
         }
         return true;
+    }
+
+    /// What the shelf has and the cache hadn't, into blocks that are the sequence's own. Images are asked once.
+    void import(Sequence& s) {
+        const std::shared_ptr<const KvImage> image = std::exchange(s.request.image, nullptr);
+        const std::size_t block = loaded_.pool->shape().block_bytes();
+        const auto& known = image->tokens;
+        if (!s.reusable || image->blocks.size() != block * kv_blocks_for(static_cast<int>(known.size()))) return;
+        const auto most = std::min(known.size(), s.request.prompt.size() - 1);
+        const auto same = static_cast<int>(std::mismatch(known.begin(), known.begin() + most, s.request.prompt.begin()).first - known.begin());
+        if (same <= s.cached) return;
+        for (int b = s.cached / kv_block_tokens; b < kv_blocks_for(same); ++b)
+            loaded_.backend->kv_import(*loaded_.pool, s.table[b], image->blocks.subspan(b * block, block));
+        resumed_tokens_ += same - s.cached;
+        s.cached = same;
+    }
+
+    // Sessions at rest. Their tokens are known, their blocks are the cache's: what was taken away meanwhile isn't laid down.
+
+    struct Resting {
+        KvScope scope;
+        std::string session;
+        std::vector<TokenId> tokens;
+        Clock::time_point since;
+    };
+
+    void wake_session(const Sequence& s) {
+        std::erase_if(resting_, [&](const Resting& r) {
+            return r.scope == KvScope(s.uid, s.tenant) && (r.session == s.request.continues || r.session == s.request.session);
+        });
+    }
+
+    void rest(const Sequence& s) {
+        if (!options_.shelf || s.request.session.empty() || !s.reusable || s.cached < kv_block_tokens) return;
+        resting_.push_back({{s.uid, s.tenant}, s.request.session, s.tokens(s.cached), Clock::now()});
+        if (resting_.size() > most_resting) resting_.pop_front();
+    }
+
+    Clock::time_point next_rest() const {
+        return std::max(resting_.front().since + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options_.rest_s)),
+                        Clock::now() + std::chrono::milliseconds(100));
+    }
+
+    /// Onto the shelf: one session that has rested long enough, or at the end all, the latest first.
+    void lay_down(bool all) {
+        const auto begin = Clock::now();
+        while (!resting_.empty()) {
+            if (all ? seconds(Clock::now() - begin) > last_rests_s : options_.shelf->busy() || seconds(begin - resting_.front().since) < options_.rest_s)
+                return;
+            const Resting r = std::move(all ? resting_.back() : resting_.front());
+            all ? resting_.pop_back() : resting_.pop_front();
+            std::vector<std::int32_t> blocks;
+            const KvCache::Hit hit = cache_.find(r.scope, r.tokens, blocks);
+            if (hit.copy_from >= 0) blocks.push_back(hit.copy_from);
+            const int tokens = hit.tokens + hit.copy_tokens;
+            const std::size_t block = loaded_.pool->shape().block_bytes(), bytes = block * blocks.size();
+            const bool wanted = tokens > 0 && options_.shelf->wants(r.scope, r.session, loaded_.info.kv_kind, tokens, bytes, prefill_rate_);
+            if (wanted) {
+                std::vector<std::byte> data(bytes);
+                for (std::size_t i = 0; i < blocks.size(); ++i)
+                    loaded_.backend->kv_export(*loaded_.pool, blocks[i], std::span(data).subspan(i * block, block));
+                options_.shelf->put(r.scope, r.session, loaded_.info.kv_kind, {r.tokens.begin(), r.tokens.begin() + tokens}, std::move(data));
+            }
+            for (const std::int32_t b : blocks) cache_.give_back(b);
+            if (wanted && !all) return;
+        }
     }
 
     /// The blocks go back; what they hold stays in the cache while nobody needs them.
@@ -448,6 +522,8 @@ private:
         if (s.sink.on_prefill) s.sink.on_prefill(done, s.prompt);
         if (s.cached < s.prompt) return;
         s.prefilled = Clock::now();
+        if (s.prompt - s.found >= kv_block_tokens)
+            prefill_rate_ = smoothed(prefill_rate_, (s.prompt - s.found) / std::max(seconds(s.prefilled - s.started), 1e-6));
         if (s.reusable) cache_.share({s.uid, s.tenant}, s.request.prompt, s.table);
     }
 
@@ -479,6 +555,7 @@ private:
 
     void finish(Sequence& s, FinishReason reason, std::string message) {
         scheduler_.remove(s);
+        if (reason != FinishReason::error) rest(s);
         if (reason == FinishReason::error) s.reusable = false;  // nor is what it has shared worth much
         release(s);
         if (reason == FinishReason::error) cache_.clear();
@@ -514,6 +591,7 @@ private:
         status_.kv_blocks_cached = cache_.cached();
         status_.prompt_tokens = prompt_tokens_;
         status_.cached_tokens = cached_tokens_;
+        status_.resumed_tokens = resumed_tokens_;
         status_.completion_tokens = completion_tokens_;
         status_.requests = requests_;
         status_.pauses = pauses_;
@@ -531,9 +609,12 @@ private:
     std::map<int, Activations> decode_logits_;  // by rows
     std::list<std::unique_ptr<Sequence>> live_;
     const Clock::time_point begin_ = Clock::now();
-    std::uint64_t prompt_tokens_ = 0, cached_tokens_ = 0, completion_tokens_ = 0, requests_ = 0, steps_ = 0, pauses_ = 0;
+    static constexpr std::size_t most_resting = 256;
+    static constexpr double last_rests_s = 10;  // for all that is laid down at the end
+    std::deque<Resting> resting_;  // by `since`
+    std::uint64_t prompt_tokens_ = 0, cached_tokens_ = 0, resumed_tokens_ = 0, completion_tokens_ = 0, requests_ = 0, steps_ = 0, pauses_ = 0;
     std::uint64_t told_ = 0;  // the version of the queue that the positions told are of
-    double decode_rate_ = 0, work_rate_ = 0;
+    double decode_rate_ = 0, work_rate_ = 0, prefill_rate_ = 0;
 
     std::shared_ptr<Mailbox> mailbox_;
     EngineStatus status_;  // guarded by the mailbox's mutex

@@ -14,6 +14,7 @@
 #include "engine/chat.h"
 #include "engine/error.h"
 #include "engine/infill.h"
+#include "engine/kv_shelf.h"
 #include "engine/sampler.h"
 #include "engine/service_class.h"
 #include "engine/tokenizer.h"
@@ -49,6 +50,8 @@ struct EngineOptions {
     /// Compare the model's answer to a few ids with its recorded fingerprint before it is used (engine/self_test.h).
     bool self_test = true;
     std::string cache_directory;  // packed weights
+    std::shared_ptr<KvShelf> shelf;  // of sessions at rest; may be null
+    double rest_s = 60;           // after its last answer a session is at rest; and when the engine ends
     std::function<void(std::size_t done, std::size_t total)> on_pack;  // bytes, while a model is packed for the first time
     std::function<void(const std::string& plan)> on_plan;  // sentences on device, memory and time, before anything big is allocated
     std::function<void(std::size_t done, std::size_t total)> on_upload;  // bytes, while weights are copied to a GPU
@@ -63,6 +66,9 @@ struct GenerationRequest {
     std::uint32_t uid = 0;        // fairness and cache scope
     std::string tenant;
     Quota quota;                  // of its account
+    std::string session;          // what its keys and values may be laid onto the shelf as; empty: never
+    std::string continues;        // the session that it goes on with: not laid there any more
+    std::shared_ptr<const KvImage> image;  // of its beginning, from the shelf; must be of this model's kv_kind
     ServiceClass service_class = ServiceClass::normal;
     std::vector<TokenId> prompt;
     std::vector<BlankRows> blanks;  // where a prompt's answers begin (Infill::rows); empty: the family looks for the first mask
@@ -70,6 +76,7 @@ struct GenerationRequest {
     SamplingOptions sampling;
     std::vector<std::string> stop;  // strings that end the answer; not part of it
     std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
+    std::chrono::steady_clock::time_point start_by = std::chrono::steady_clock::time_point::max();  // else FinishReason::deadline
 };
 
 enum class FinishReason : std::uint8_t { stop, length, cancelled, deadline, error };
@@ -110,6 +117,7 @@ struct ModelInfo {
     std::size_t pass_bytes = 0;  // of streamed weights, read from disk for every pass over the layers
     double pass_s = 0;           // what that takes, as measured at load
     std::string backend;
+    std::string kv_kind;         // of models and settings whose keys and values are interchangeable
     double load_s = 0;
     std::optional<BlankRules> blanks;  // of models that fill blanks
 };
@@ -120,6 +128,7 @@ struct EngineStatus {
     int kv_blocks_used = 0, kv_blocks_cached = 0, kv_blocks = 0;  // by sequences; by nobody, but with tokens that may come again
     std::uint64_t prompt_tokens = 0, completion_tokens = 0, requests = 0;
     std::uint64_t cached_tokens = 0;  // of prompts, that needn't be computed
+    std::uint64_t resumed_tokens = 0; // of those: from the shelf
     std::uint64_t pauses = 0;         // sequences that had to give their blocks back and wait again
     double decode_tokens_per_s = 0;  // of the last busy seconds
     std::uint64_t steps = 0;         // and parts of those with streamed weights: grows while there is work, for the watchdog

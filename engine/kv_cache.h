@@ -11,13 +11,11 @@
 #include <utility>
 #include <vector>
 
+#include "engine/kv_shelf.h"
 #include "engine/tokenizer.h"
 #include "kernels/backend.h"
 
 namespace glmd {
-
-/// Whose tokens they are: nothing is found across scopes.
-using KvScope = std::pair<std::uint32_t, std::string>;  // uid, tenant
 
 class KvCache {
 public:

@@ -73,6 +73,8 @@ LoadedModel load_packed(const std::string& gguf_path, const PackedPaths& paths, 
     i.workspace_bytes = l.model->workspace_bytes();
     i.blanks = l.model->config().blanks;
     i.backend = l.backend->description() + ", " + name(l.precision);
+    // The packed file's name stands for the model's path, size and time, and for the backend's layout.
+    i.kv_kind = std::filesystem::path(paths.weights).filename().string() + " " + name(l.precision) + " " + name(kv_type);
     return l;
 }
 

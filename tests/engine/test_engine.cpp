@@ -117,7 +117,104 @@ std::vector<TokenId> random_tokens(std::mt19937& random, int count) {
     return t;
 }
 
+/// In memory, and it wants everything.
+struct Shelf final : KvShelf {
+    struct Entry {
+        KvScope scope;
+        std::string session, kind;
+        std::shared_ptr<KvImage> image;
+    };
+    std::vector<Entry> entries;
+    bool busy() const override { return false; }
+    bool wants(const KvScope&, const std::string&, const std::string&, int, std::size_t, double) override { return true; }
+    void put(const KvScope& scope, const std::string& session, const std::string& kind, std::vector<TokenId> tokens,
+             std::vector<std::byte> blocks) override {
+        auto image = std::make_shared<KvImage>();
+        auto bytes = std::make_shared<std::vector<std::byte>>(std::move(blocks));
+        *image = {std::move(tokens), *bytes, bytes};
+        entries.push_back({scope, session, kind, image});
+    }
+};
+
 }  // namespace
+
+TEST_CASE("engine: a session goes on from the shelf, in another engine, with the same tokens") {
+    const TinyModel model("chatglm3");
+    std::mt19937 random(4);
+    const auto shelf = std::make_shared<Shelf>();
+    const auto on_shelf = [&](EngineOptions& o) { o.shelf = shelf; };
+    auto said = random_tokens(random, 90);
+    std::vector<TokenId> expected;
+    {
+        const auto engine = model.start(on_shelf);
+        GenerationRequest r = request(said, 20, 7, 1000);
+        r.session = "s";
+        const auto first = ask(*engine, r);
+        said.insert(said.end(), first->ids.begin(), first->ids.end());
+        ask(*engine, request(random_tokens(random, 90), 20, 7, 1000));  // without a name: never
+    }
+    REQUIRE(shelf->entries.size() == 1);
+    const Shelf::Entry entry = shelf->entries[0];
+    CHECK(entry.scope == KvScope(1000, ""));
+    CHECK(entry.session == "s");
+    REQUIRE(entry.image->tokens.size() == said.size() - 1);
+    CHECK(std::equal(entry.image->tokens.begin(), entry.image->tokens.end(), said.begin()));
+
+    const auto more = random_tokens(random, 5);
+    said.insert(said.end(), more.begin(), more.end());
+    const auto engine = model.start(on_shelf);
+    CHECK(engine->model().kv_kind == entry.kind);
+    expected = ask(*engine, request(said, 20, 9, 1001))->ids;
+    GenerationRequest r = request(said, 20, 9, 1000);
+    r.image = entry.image;
+    const auto resumed = ask(*engine, r);
+    CHECK(resumed->ids == expected);
+    CHECK(resumed->usage.cached_tokens == static_cast<int>(entry.image->tokens.size()));
+    CHECK(engine->status().resumed_tokens == entry.image->tokens.size());
+
+    // Another beginning: nothing of it is taken but what is the same.
+    auto other = said;
+    other[40] += 1;
+    const auto alone = ask(*engine, request(other, 20, 9, 1002));
+    r = request(other, 20, 9, 1003);
+    r.image = entry.image;
+    const auto mixed = ask(*engine, r);
+    CHECK(mixed->ids == alone->ids);
+    CHECK(mixed->usage.cached_tokens == 40);
+}
+
+TEST_CASE("engine: a bidirectional prompt never gets to the shelf") {
+    const TinyModel model("chatglm1");
+    std::mt19937 random(5);
+    const auto shelf = std::make_shared<Shelf>();
+    GenerationRequest r = request(random_tokens(random, 100), 8, 1, 1000);
+    r.session = "s";
+    ask(*model.start([&](EngineOptions& o) { o.shelf = shelf; }), r);
+    CHECK(shelf->entries.empty());
+}
+
+TEST_CASE("engine: a request that hasn't started in time ends") {
+    const TinyModel model("chatglm3");
+    const auto engine = model.start([](EngineOptions& o) { o.max_sequences = 1; o.spare_sequences = 0; });
+    std::mt19937 random(6);
+    Client running, late;
+    running.held = true;
+    REQUIRE(running.submit(*engine, request(random_tokens(random, 20), 60, 1, 1000)) == SubmitError::none);
+    running.wait([&] { return !running.ids.empty(); });
+    GenerationRequest r = request(random_tokens(random, 20), 4, 1, 1000);
+    r.start_by = std::chrono::steady_clock::now();
+    REQUIRE(late.submit(*engine, r) == SubmitError::none);
+    {
+        std::lock_guard lock(running.mutex);
+        running.held = false;
+        running.changed.notify_all();
+    }
+    late.wait();
+    CHECK(late.reason == FinishReason::deadline);
+    CHECK(late.ids.empty());
+    running.wait();
+    CHECK(running.reason != FinishReason::deadline);
+}
 
 TEST_CASE("engine: what is reused gives the same tokens as what is computed") {
     const TinyModel model("chatglm3");
