@@ -2,6 +2,9 @@
 // so a reload first waits until the last of them has let go: two models may not fit in memory together.
 #include "daemon/application.h"
 
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
 #include <cstdlib>
 #include <filesystem>
 
@@ -17,93 +20,195 @@ std::string model_id_of(const std::string& path) {
 }
 
 Application::Application(asio::io_context& io_, Config config_, std::unique_ptr<SessionStore> store)
-    : io(io_), config(std::move(config_)), storage(std::move(store), metrics) {}
+    : io(io_), config(std::move(config_)), storage(std::move(store), metrics) {
+    if (config.snapshot_bytes > 0)
+        snapshots = std::make_shared<Snapshots>(
+            KvSnapshotOptions{config.state_directory + "/kv", config.snapshot_bytes, config.snapshot_daily_bytes, {}});
+}
 
 Application::~Application() { shut_down(); }
 
+std::optional<std::string> Application::model_file(const std::string& id) const {
+    const std::string configured = config.model_path();
+    if (id.empty() || id == "default" || id == model_id_of(configured) || id + ".gguf" == configured) return configured;
+    if (id.find('/') != id.npos) return std::nullopt;
+    std::error_code error;
+    for (const char* suffix : {"", ".gguf"}) {
+        const std::filesystem::path path = config.models_directory() + "/" + id + suffix;
+        if (path.extension() == ".gguf" && std::filesystem::is_regular_file(path, error)) return std::filesystem::canonical(path, error).string();
+    }
+    return id == model_id_of(configured) + ".gguf" ? std::optional(configured) : std::nullopt;
+}
+
 void Application::load_model() {
-    if (loading_) {
-        load_again_ = true;
-        return;
-    }
-    if (loader_.joinable()) loader_.join();
-    std::string path = config.model_path();
+    watch_idle();
+    const std::string path = config.model_path();
+    std::error_code error;
+    const bool same = path == model_path_ && config.engine_text == engine_text_ && std::filesystem::last_write_time(path, error) == model_time_;
+    if (same && !error && (state_ == ModelState::ready || state_ == ModelState::unloaded)) return;
+    if (loading_) load_again_ = true;
+    else load(path);
+}
+
+void Application::load(const std::string& path) {
+    model_path_ = path;
     model_id_ = model_id_of(path);
-    std::weak_ptr<Engine> old = engine_;
-    engine_.reset();
-    std::error_code ignored;
-    if (!std::filesystem::exists(path, ignored)) {
+    engine_text_ = config.engine_text;
+    std::error_code error;
+    if (!std::filesystem::exists(path, error)) {
         state_ = ModelState::missing;
+        engine_.reset();
         log_warning("no model file; bring one in with: glm model import PATH");
-        return;
+        return tell_waiting();
     }
+    model_time_ = std::filesystem::last_write_time(path, error);
     state_ = ModelState::loading;
-    loading_ = true;
     EngineOptions options = config.engine;
-    options.on_step = [metrics = metrics](const StepReport& step) { metrics->stepped(step); };
+    options.shelf = snapshots;
+    options.rest_s = config.snapshot_after_s;
     options.on_plan = [](const std::string& plan) { log_info(plan); };
+    options.on_step = [metrics = metrics](const StepReport& step) { metrics->stepped(step); };
     // Nothing but a new process gets the device back; sessions are on disk.
     const auto give_up = options.on_device_lost = [](const std::string& why) {
         log_error("the GPU is lost, and so this process ends: " + why);
         std::_Exit(EXIT_FAILURE);
     };
-    loader_ = std::thread([this, path, options, old, give_up] {
-        for (int i = 0; !old.expired(); ++i) {
-            if (i == 200) asio::post(io, [this] { cancel_generations(); });
-            if (stopping_loader_) break;
-            std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    auto make = [path, options, give_up]() -> std::shared_ptr<Engine> {
+        try {
+            return make_engine(path, options);
+        } catch (const DeviceLost& e) {
+            give_up(e.what());
+            throw;
         }
+    };
+    replace_engine(make, [this](std::shared_ptr<Engine> engine) {
+        state_ = engine ? ModelState::ready : ModelState::failed;
+        engine_ = std::move(engine);
+        used_ = std::chrono::steady_clock::now();
+        if (!engine_) return log_error("model " + model_id_ + ": " + failure_);
+        const ModelInfo& info = engine_->model();
+        metrics->backend = info.backend.substr(0, info.backend.find_first_of(" ,"));
+        log_info("model " + model_id_ + ": " + info.architecture + " " + info.quantization + ", " + std::to_string(info.parameters / 1000000) +
+                 "M parameters, context " + std::to_string(info.context) + ", weights " + std::to_string(info.weight_bytes >> 20) + " MiB" +
+                 (info.pass_bytes ? " and " + std::to_string(info.pass_bytes >> 20) + " MiB streamed from disk" : "") + ", KV " +
+                 std::to_string(info.kv_bytes >> 20) + " MiB, " + info.backend + ", loaded in " + std::to_string(int(info.load_s * 1000)) + " ms");
+    });
+}
+
+void Application::unload() {
+    if (loading_ || state_ != ModelState::ready) return;
+    log_info("model " + model_id_ + " is unloaded");
+    state_ = ModelState::unloaded;
+    replace_engine({}, [](std::shared_ptr<Engine>) {});
+}
+
+void Application::replace_engine(std::function<std::shared_ptr<Engine>()> make, std::function<void(std::shared_ptr<Engine>)> installed) {
+    loading_ = true;
+    if (loader_.joinable()) loader_.join();  // it has posted its last
+    loader_ = std::thread([this, make = std::move(make), installed = std::move(installed), old = std::move(engine_)]() mutable {
+        while (old.use_count() > 1 && !stopping_loader_) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        old.reset();
         std::shared_ptr<Engine> engine;
         std::string code, failure;
         try {
-            engine = make_engine(path, options);
-        } catch (const DeviceLost& e) {
-            give_up(e.what());
+            if (make && !stopping_loader_) engine = make();
         } catch (const std::exception& e) {
             failure = e.what();
             code = failure.starts_with("insufficient memory:") ? "insufficient_memory" : "model_failed";
         }
-        asio::post(io, [this, engine = std::move(engine), code, failure]() mutable {
+        asio::post(io, [this, engine = std::move(engine), code, failure, installed = std::move(installed)]() mutable {
             loading_ = false;
-            if (stopping) return;
+            if (stopping) return tell_waiting();
             failure_code_ = code;
             failure_ = failure;
-            state_ = engine ? ModelState::ready : ModelState::failed;
-            engine_ = std::move(engine);
-            if (engine_) {
-                const ModelInfo& info = engine_->model();
-                metrics->backend = info.backend.substr(0, info.backend.find_first_of(" ,"));
-                log_info("model " + model_id_ + ": " + info.architecture + " " + info.quantization + ", " + std::to_string(info.parameters / 1000000) +
-                         "M parameters, context " + std::to_string(info.context) + ", weights " + std::to_string(info.weight_bytes >> 20) +
-                         " MiB" + (info.pass_bytes ? " and " + std::to_string(info.pass_bytes >> 20) + " MiB streamed from disk" : "") + ", KV " + std::to_string(info.kv_bytes >> 20) + " MiB, " + info.backend + ", loaded in " +
-                         std::to_string(int(info.load_s * 1000)) + " ms");
-            } else {
-                log_error("model " + model_id_ + ": " + failure_);
-            }
+            installed(std::move(engine));
             if (std::exchange(load_again_, false)) load_model();
+            tell_waiting();
         });
     });
 }
 
-std::shared_ptr<Engine> Application::require_engine(const std::optional<std::string>& requested, const Identity& identity) {
-    if (stopping) throw HttpError(503, "stopping", "The service is stopping.", "", 2);
-    if (requested && *requested != model_id_ && *requested != "default" && *requested != model_id_ + ".gguf" && state_ != ModelState::missing)
-        throw HttpError(404, "model_not_found", "The model '" + *requested + "' isn't loaded; '" + model_id_ + "' is.", "model");
-    if (state_ != ModelState::missing && !config.tenant(identity.tenant).may_use(model_id_))
-        throw HttpError(404, "model_not_found", "No model that this socket may use is loaded.", "model");
-    switch (state_) {
-        case ModelState::ready: return engine_;
-        case ModelState::loading: throw HttpError(503, "model_loading", "The model is being loaded.", "", 2);
-        case ModelState::missing: {
-            HttpError error(503, "no_model", "There is no model yet; bring one in with: glm model import PATH");
-            error.should_retry = false;
-            throw error;
-        }
-        case ModelState::failed: break;
+/// One that wants a model, while it waits.
+struct Application::Waiting {
+    Waiting(Application& a, std::string p) : app(a), path(std::move(p)), timer(a.io) {
+        ++app.wanted_[path];
+        app.sleepers_.insert(&timer);
     }
-    HttpError error(503, failure_code_, failure_);
+    ~Waiting() {
+        app.sleepers_.erase(&timer);
+        if (--app.wanted_[path] > 0) return;
+        app.wanted_.erase(path);
+        app.tell_waiting();  // it may be another model's turn
+    }
+    Application& app;
+    std::string path;
+    asio::steady_timer timer;
+};
+
+void Application::tell_waiting() {
+    for (asio::steady_timer* timer : sleepers_) timer->cancel();
+}
+
+asio::awaitable<std::shared_ptr<Engine>> Application::require_engine(std::optional<std::string> requested, Identity identity) {
+    std::optional<std::string> path = model_file(requested.value_or(""));
+    if (!path && state_ == ModelState::missing) path = config.model_path();
+    if (!path) throw HttpError(404, "model_not_found", "There is no model '" + *requested + "'; GET /v1/models lists what there is.", "model");
+    if (state_ != ModelState::missing) require_allowed(identity, model_id_of(*path));
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(config.load_wait_s);
+    Waiting waiting(*this, *path);
+    for (;;) {
+        used_ = std::chrono::steady_clock::now();
+        if (stopping) throw HttpError(503, "stopping", "The service is stopping.", "", 2);
+        if (state_ == ModelState::ready && model_path_ == *path) co_return engine_;
+        if (!loading_) {
+            if (model_path_ == *path && (state_ == ModelState::failed || state_ == ModelState::missing)) throw_failure();
+            if (state_ != ModelState::ready || !wanted_.contains(model_path_)) {
+                load(*path);
+                if (!loading_) continue;  // there is no such file any more
+            }
+        }
+        if (std::chrono::steady_clock::now() >= deadline) throw HttpError(503, "model_loading", "The model is being loaded.", "", 2);
+        waiting.timer.expires_at(deadline);
+        boost::system::error_code ignored;
+        co_await waiting.timer.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
+    }
+}
+
+void Application::require_allowed(const Identity& identity, const std::string& model) const {
+    if (!config.tenant(identity.tenant).may_use(model))
+        throw HttpError(404, "model_not_found", "This socket may not use the model '" + model + "'.", "model");
+}
+
+void Application::require_model(const Identity& identity) const {
+    if (stopping) throw HttpError(503, "stopping", "The service is stopping.", "", 2);
+    if (state_ == ModelState::loading) throw HttpError(503, "model_loading", "The model is being loaded.", "", 2);
+    if (state_ == ModelState::missing || state_ == ModelState::failed) throw_failure();
+    require_allowed(identity, model_id_);
+}
+
+void Application::throw_failure() const {
+    HttpError error = state_ == ModelState::missing ? HttpError(503, "no_model", "There is no model yet; bring one in with: glm model import PATH")
+                                                    : HttpError(503, failure_code_, failure_);
     error.should_retry = false;
     throw error;
+}
+
+double Application::idle_s() const {
+    if (!runs.empty() || !wanted_.empty() || loading_) return 0;
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - used_).count();
+}
+
+/// Looks a few times per idle_unload_s; no timer runs without it.
+void Application::watch_idle() {
+    idle_timer_.cancel();
+    if (config.idle_unload_s == 0 || stopping) return;
+    idle_timer_.expires_after(std::chrono::milliseconds(std::max(250, config.idle_unload_s * 250)));
+    idle_timer_.async_wait([this](boost::system::error_code error) {
+        if (error) return;
+        if (!runs.empty()) used_ = std::chrono::steady_clock::now();
+        if (idle_s() >= config.idle_unload_s) unload();
+        watch_idle();
+    });
 }
 
 void Application::cancel_generations() {
@@ -113,10 +218,12 @@ void Application::cancel_generations() {
 void Application::shut_down() {
     stopping = true;
     stopping_loader_ = true;
+    idle_timer_.cancel();
     if (loader_.joinable()) loader_.join();
     storage.join();
     text_pool.join();
     engine_.reset();
+    if (snapshots) snapshots->join();
 }
 
 Application::Busy::Busy(Application& app, const Identity& identity, const std::string& id) : key_(identity, id) {

@@ -1,12 +1,17 @@
 #pragma once
 // What the endpoints share: configuration, storage, the engine (once it is loaded) and what is going on.
 // I/O thread only.
+#include <boost/asio/awaitable.hpp>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <atomic>
 #include <chrono>
+#include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -15,6 +20,7 @@
 #include "daemon/config.h"
 #include "daemon/energy_account.h"
 #include "daemon/metrics.h"
+#include "daemon/snapshots.h"
 #include "daemon/storage_thread.h"
 #include "engine/engine.h"
 
@@ -23,7 +29,8 @@ namespace glmd {
 class Background;
 class GenerationRun;
 
-enum class ModelState { loading, ready, missing, failed };
+/// unloaded: idle for long, or making room; the next request loads it.
+enum class ModelState { loading, ready, missing, failed, unloaded };
 
 class Application {
 public:
@@ -34,6 +41,7 @@ public:
     Config config;
     const std::shared_ptr<Metrics> metrics = std::make_shared<Metrics>();  // shared with the engine's callbacks
     StorageThread storage;
+    std::shared_ptr<Snapshots> snapshots;  // null: none are kept
     asio::thread_pool text_pool{1};  // tokenizing
     const std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
     std::uint64_t requests = 0;
@@ -43,13 +51,24 @@ public:
     std::map<std::pair<Identity, std::string>, std::shared_ptr<Background>> background;  // kept by these, while they run
     EnergyAccount energy;            // by the runs, too
 
-    /// Loads in the background; an engine that is there is let go first (its requests finish, or are cancelled after 10 s).
+    /// Loads the configured model in the background. An engine that is there is let go first, when its last request has ended;
+    /// unless it is the same model with the same settings.
     void load_model();
+    /// The weights go, in the background; the next request brings them back.
+    void unload();
+    /// How long nothing was asked of the model.
+    double idle_s() const;
     ModelState model_state() const { return state_; }
     const std::string& model_id() const { return model_id_; }
     const std::shared_ptr<Engine>& engine() const { return engine_; }
-    /// Throws HttpError: 503 while loading or without a model, 404 when `requested` is another model, or one that the tenant may not use.
-    std::shared_ptr<Engine> require_engine(const std::optional<std::string>& requested, const Identity& identity);
+    /// The file of a model by its id; none without one. "default" and "" are the configured one.
+    std::optional<std::string> model_file(const std::string& id) const;
+    /// The engine of that model, loaded on demand. One model is in memory at a time: whoever wants another waits until nobody
+    /// waits for this one, and its requests have ended. Throws HttpError: 503 when it took too long or failed, 404 without such a model, or when the
+    /// tenant may not use it.
+    asio::awaitable<std::shared_ptr<Engine>> require_engine(std::optional<std::string> requested, Identity identity);
+    /// Throws HttpError 503 unless a request would be answered without waiting for a load that may fail.
+    void require_model(const Identity& identity) const;
 
     void cancel_generations();
     /// Cancels what runs, refuses what comes, joins the helper threads. Call when the connections are gone.
@@ -75,8 +94,22 @@ public:
     void require_idle(const Identity& identity, const std::string& id) const;
 
 private:
+    struct Waiting;
+    void load(const std::string& path);
+    /// Lets the engine go on the loader's thread, then runs make() there, if any, and installed() here.
+    void replace_engine(std::function<std::shared_ptr<Engine>()> make, std::function<void(std::shared_ptr<Engine>)> installed);
+    void tell_waiting();
+    void watch_idle();
+    [[noreturn]] void throw_failure() const;
+    void require_allowed(const Identity& identity, const std::string& model) const;
+
     std::shared_ptr<Engine> engine_;
-    std::string model_id_, failure_code_, failure_;
+    std::string model_id_, model_path_, engine_text_, failure_code_, failure_;
+    std::filesystem::file_time_type model_time_{};
+    std::map<std::string, int> wanted_;           // requests that wait, by the model's path
+    std::set<asio::steady_timer*> sleepers_;      // theirs
+    asio::steady_timer idle_timer_{io};
+    std::chrono::steady_clock::time_point used_ = std::chrono::steady_clock::now();
     ModelState state_ = ModelState::missing;
     std::thread loader_;
     std::atomic<bool> stopping_loader_{false};

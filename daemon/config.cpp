@@ -167,11 +167,20 @@ void apply_toml(Config& config, std::string_view text, const std::string& where)
         {"server.idle_timeout_s", integer(config.idle_timeout_s)},
         {"server.body_timeout_s", integer(config.body_timeout_s)},
         {"server.write_timeout_s", integer(config.write_timeout_s)},
+        {"server.load_wait_s", integer(config.load_wait_s)},
+        {"server.queue_timeout_s", integer(config.queue_timeout_s)},
+        {"server.request_timeout_s", integer(config.request_timeout_s)},
+        {"server.drain_timeout_s", integer(config.drain_timeout_s)},
+        {"server.idle_unload_s", integer(config.idle_unload_s)},
+        {"server.idle_exit_s", integer(config.idle_exit_s)},
         {"server.verbose", boolean(config.verbose)},
         {"storage.state_directory", text_key(config.state_directory)},
         {"storage.cache_directory", text_key(config.cache_directory)},
         {"storage.max_sessions", integer(config.max_sessions)},
         {"storage.max_session_bytes", bytes(config.max_session_bytes)},
+        {"storage.snapshot_bytes", bytes(config.snapshot_bytes)},
+        {"storage.snapshot_daily_bytes", bytes(config.snapshot_daily_bytes)},
+        {"storage.snapshot_after_s", integer(config.snapshot_after_s)},
         {"engine.model", text_key(config.model)},
         {"engine.backend", [&](const toml::node& node, const std::string& at) {
              config.engine.backend = parse_backend(node.value_exact<std::string>().value_or(""), at);
@@ -206,6 +215,10 @@ void apply_toml(Config& config, std::string_view text, const std::string& where)
             const auto found = known.find(full);
             if (found == known.end()) throw ConfigError(at + "unknown key \"" + full + "\"");
             found->second(value, at + full);
+            if (name != "engine") continue;
+            std::ostringstream said;
+            value.visit([&](const auto& node) { said << full << " = " << node << '\n'; });
+            config.engine_text += said.str();
         }
     };
     for (auto&& [section_key, section] : root) {
@@ -262,8 +275,15 @@ void validate(const Config& config) {
     range("server.idle_timeout_s", config.idle_timeout_s, 1, 86400);
     range("server.body_timeout_s", config.body_timeout_s, 1, 86400);
     range("server.write_timeout_s", config.write_timeout_s, 1, 86400);
+    range("server.load_wait_s", config.load_wait_s, 0, 86400);
+    range("server.queue_timeout_s", config.queue_timeout_s, 0, 86400);
+    range("server.request_timeout_s", config.request_timeout_s, 0, 86400);
+    range("server.drain_timeout_s", config.drain_timeout_s, 0, 86400);
+    range("server.idle_unload_s", config.idle_unload_s, 0, 1 << 30);
+    range("server.idle_exit_s", config.idle_exit_s, 0, 1 << 30);
     range("storage.max_sessions", config.max_sessions, 1, 100000000);
     range("storage.max_session_bytes", config.max_session_bytes, 4096, std::int64_t(1) << 50);
+    range("storage.snapshot_after_s", config.snapshot_after_s, 0, 86400);
     range("engine.threads", config.engine.cpu.threads, 0, 4096);
     range("engine.context", config.engine.context, 0, 1 << 20);
     range("engine.cuda_device", config.engine.cuda.device, 0, 1023);

@@ -37,11 +37,18 @@ struct Config {
     int idle_timeout_s = 120;                // between requests, and for a request's header
     int body_timeout_s = 60;
     int write_timeout_s = 30;
+    int load_wait_s = 120;                   // a request waits that long for its model, then 503
+    int queue_timeout_s = 0, request_timeout_s = 0;  // until a request starts, and until it ends; 0: no bound
+    int drain_timeout_s = 15;                // at the end running answers have that long to finish
+    int idle_unload_s = 0, idle_exit_s = 0;  // without requests: the weights go; the daemon ends, if systemd has its sockets. 0: never
     bool verbose = false;
     // [storage]
     std::string state_directory, cache_directory;
     std::int64_t max_sessions = 10000;       // per identity
     std::int64_t max_session_bytes = std::int64_t(1) << 30;
+    std::int64_t snapshot_bytes = std::int64_t(2) << 30;        // of all users; 0: no snapshots of keys and values
+    std::int64_t snapshot_daily_bytes = std::int64_t(8) << 30;  // written
+    int snapshot_after_s = 60;               // a session without a request for that long; and at the end
     // [engine]
     std::string model;                       // path, or name of a file in STATE/models; empty: STATE/models/default.gguf
     EngineOptions engine{.backend = BackendKind::automatic};
@@ -56,6 +63,7 @@ struct Config {
     std::string models_directory() const { return state_directory + "/models"; }
     /// The file to load; it need not exist.
     std::string model_path() const;
+    std::string engine_text;                 // what the files said of [engine]: equal texts need no reload
     std::vector<std::string> files;          // what was read, in this order
 };
 

@@ -86,6 +86,9 @@ struct GenerationRun::Channel : std::enable_shared_from_this<Channel> {
 GenerationRun::GenerationRun(Application& app, std::shared_ptr<Engine> engine, GenerationRequest request, Exchange* exchange)
     : app_(app), exchange_(exchange), engine_(std::move(engine)), channel_(std::make_shared<Channel>(app.io)) {
     if (app.stopping) throw HttpError(503, "stopping", "The service is stopping.", "", 2);
+    const auto now = std::chrono::steady_clock::now();
+    if (const int s = app.config.queue_timeout_s; s > 0) request.start_by = now + std::chrono::seconds(s);
+    if (const int s = app.config.request_timeout_s; s > 0) request.deadline = std::min(request.deadline, now + std::chrono::seconds(s));
     GenerationSink sink;
     sink.on_text = [channel = channel_](std::string text) {
         std::lock_guard lock(channel->mutex);

@@ -24,6 +24,8 @@ public:
     void drain();
     bool idle() const { return open_.empty(); }
     std::string description() const;
+    /// systemd has the sockets, and would start us again.
+    bool activated() const { return bound_path_.empty(); }
 
 private:
     struct Socket;

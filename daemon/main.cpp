@@ -65,26 +65,45 @@ int main(int argc, char** argv) try {
     log_info(std::string("glmd ") + version + " listens on " + listener.description());
     service.ready();
 
-    // TERM and INT drain: no new requests, running answers are stored as incomplete, 10 seconds at most.
+    // TERM and INT drain: no new requests; running answers may finish until drain_timeout_s or the second signal, then they are
+    // cancelled and stored as incomplete, 10 seconds at most.
     asio::signal_set stop_signals(io, SIGTERM, SIGINT), reload_signal(io, SIGHUP);
     asio::steady_timer poll(io);
-    auto give_up = std::chrono::steady_clock::time_point::max();
+    auto cancel_at = std::chrono::steady_clock::time_point::max();
     std::function<void()> wait_for_the_last = [&] {
-        if ((listener.idle() && app.background.empty()) || std::chrono::steady_clock::now() > give_up) return io.stop();
-        app.cancel_generations();
+        const auto now = std::chrono::steady_clock::now();
+        if ((listener.idle() && app.background.empty()) || now > cancel_at + std::chrono::seconds(10)) return io.stop();
+        if (now >= cancel_at) app.cancel_generations();
         poll.expires_after(std::chrono::milliseconds(20));
         poll.async_wait([&](boost::system::error_code) { wait_for_the_last(); });
     };
-    stop_signals.async_wait([&](boost::system::error_code error, int) {
-        if (error) return;
-        log_info("stopping");
+    auto stop = [&](const char* why) {
+        log_info(why);
         app.stopping = true;
-        service.stopping();
+        service.stopping(app.config.drain_timeout_s);
         reload_signal.cancel();
         listener.drain();
-        give_up = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+        cancel_at = std::chrono::steady_clock::now() + std::chrono::seconds(app.config.drain_timeout_s);
         wait_for_the_last();
+    };
+    stop_signals.async_wait([&](boost::system::error_code error, int) {
+        if (error) return;
+        if (!app.stopping) stop("stopping");
+        stop_signals.async_wait([&](boost::system::error_code again, int) {
+            if (!again) cancel_at = std::chrono::steady_clock::now();
+        });
     });
+
+    // Idle for long: the socket starts us again.
+    asio::steady_timer idle(io);
+    std::function<void()> watch_idle = [&] {
+        const int limit = app.config.idle_exit_s;
+        if (app.stopping || !listener.activated()) return;
+        if (limit > 0 && listener.idle() && app.idle_s() >= limit) return stop("stopping: idle");
+        idle.expires_after(std::chrono::seconds(limit > 0 ? std::max(1, limit / 4) : 60));
+        idle.async_wait([&](boost::system::error_code) { watch_idle(); });
+    };
+    watch_idle();
 
     // HUP: the files again. A mistake in them keeps what is; sockets and directories stay as they are.
     std::function<void(boost::system::error_code, int)> on_reload = [&](boost::system::error_code error, int) {

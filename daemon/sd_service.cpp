@@ -27,7 +27,8 @@ void SdService::reloading() {
 
 void SdService::reloaded() { ::sd_notify(0, "READY=1"); }
 
-void SdService::stopping() {
+void SdService::stopping(int seconds) {
+    ::sd_notifyf(0, "EXTEND_TIMEOUT_USEC=%llu", (unsigned long long)(seconds + 25) * 1000000ull);
     stopped_ = true;
     timer_.cancel();
     ::sd_notify(0, "STOPPING=1\nSTATUS=stopping");
@@ -58,6 +59,7 @@ std::string SdService::status_line() const {
         case ModelState::loading: return "loading " + app_.model_id();
         case ModelState::missing: return "no model (glm model import PATH)";
         case ModelState::failed: return app_.model_id() + " could not be loaded";
+        case ModelState::unloaded: return app_.model_id() + " is unloaded until the next request";
         case ModelState::ready: break;
     }
     EngineStatus status = app_.engine()->status();

@@ -13,7 +13,8 @@ public:
     void ready();
     void reloading();
     void reloaded();
-    void stopping();
+    /// It may take that long, and 25 s for what cancels, and for snapshots.
+    void stopping(int seconds);
 
 private:
     void tick();

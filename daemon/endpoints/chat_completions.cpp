@@ -21,7 +21,7 @@ Answer create_chat_completion(Application& app, Exchange& exchange) {
     parameters.ignore({"store", "metadata"});
     parameters.finish();
 
-    std::shared_ptr<Engine> engine = app.require_engine(model, exchange.request().identity);
+    std::shared_ptr<Engine> engine = co_await app.require_engine(model, exchange.request().identity);
     assign(app, exchange.request().identity, call.request);
     require_queue(app, *engine, call.request);
     call.request.prompt = co_await render_prompt(app, engine, std::move(messages));

@@ -19,7 +19,7 @@ Answer create_completion(Application& app, Exchange& exchange) {
     parameters.finish();
     if (call.request.max_tokens == 0) call.request.max_tokens = 16;  // OpenAI's default
 
-    std::shared_ptr<Engine> engine = app.require_engine(model, exchange.request().identity);
+    std::shared_ptr<Engine> engine = co_await app.require_engine(model, exchange.request().identity);
     assign(app, exchange.request().identity, call.request);
     require_queue(app, *engine, call.request);
     std::string text(prompt->get_string());

@@ -117,6 +117,7 @@ Answer delete_conversation(Application& app, Exchange& exchange) {
     Application::Busy busy(app, identity, id);
     bool removed = co_await app.storage.call([&](SessionStore& store) { return store.remove_conversation(identity, id); });
     if (!removed) throw no_conversation(id);
+    if (app.snapshots) app.snapshots->remove(identity, id);
     json::object out;
     out["id"] = id;
     out["object"] = "conversation.deleted";

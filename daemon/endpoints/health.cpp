@@ -6,12 +6,13 @@
 namespace glmd::endpoints {
 
 Answer health(Application& app, Exchange& exchange) {
-    std::shared_ptr<Engine> engine = app.require_engine(std::nullopt, exchange.request().identity);
+    app.require_model(exchange.request().identity);
     json::object body;
     body["status"] = "ok";
     body["model"] = app.model_id();
     auto deep = exchange.request().query.find("deep");
     if (deep != exchange.request().query.end() && deep->second != "0") {
+        std::shared_ptr<Engine> engine = co_await app.require_engine(std::nullopt, exchange.request().identity);
         auto begun = std::chrono::steady_clock::now();
         ChatMessage hello;
         hello.role = "user";

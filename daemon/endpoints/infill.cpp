@@ -79,7 +79,7 @@ void add(Usage& sum, const Usage& usage) {
 Answer create_infill(Application& app, Exchange& exchange) {
     std::optional<std::string> model;
     Call call = read_call(parse_body(exchange.request().body), model);
-    const std::shared_ptr<Engine> engine = app.require_engine(model, exchange.request().identity);
+    const std::shared_ptr<Engine> engine = co_await app.require_engine(model, exchange.request().identity);
     assign(app, exchange.request().identity, call.request);
     require_blanks(*engine, app.model_id(), call.text);
     require_queue(app, *engine, call.request);

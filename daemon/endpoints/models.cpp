@@ -1,4 +1,4 @@
-// The loaded model first, then the other files in STATE/models, which one can load by changing the configuration.
+// The loaded model first, then the other files in STATE/models, which a request loads by naming one.
 #include <filesystem>
 #include <set>
 
@@ -37,7 +37,8 @@ json::array all_models(Application& app, const Identity& identity) {
     const TenantConfig& tenant = app.config.tenant(identity.tenant);
     json::array data;
     std::set<std::string> seen;
-    if (tenant.may_use(app.model_id()) && (app.model_state() == ModelState::ready || app.model_state() == ModelState::loading)) {
+    const ModelState state = app.model_state();
+    if (tenant.may_use(app.model_id()) && (state == ModelState::ready || state == ModelState::loading || state == ModelState::unloaded)) {
         data.push_back(model_json(app, app.model_id(), changed(app.config.model_path())));
         seen.insert(app.model_id());
     }

@@ -70,7 +70,7 @@ Answer create_response(Application& app, Exchange& exchange) {
     const Identity& identity = exchange.request().identity;
     json::object body = parse_body(exchange.request().body);
     ResponseCall call = read_call(body);
-    std::shared_ptr<Engine> engine = app.require_engine(call.model, identity);
+    std::shared_ptr<Engine> engine = co_await app.require_engine(call.model, identity);
     GenerationRequest request;
     request.service_class = call.service_class;
     assign(app, identity, request);
@@ -136,6 +136,12 @@ Answer create_response(Application& app, Exchange& exchange) {
         response.created_at = unix_now();
     }
     Application::Busy answering(app, identity, response.id);
+    if (call.store) {
+        request.continues = call.conversation.empty() ? call.previous : call.conversation;
+        request.session = call.conversation.empty() ? response.id : call.conversation;
+        if (app.snapshots && !request.continues.empty())
+            request.image = co_await app.snapshots->load(identity, request.continues, engine->model().kv_kind);
+    }
 
     // Start. If the engine won't have it after all, what was committed is taken back, so that a retry says it once.
     std::unique_ptr<GenerationRun> run;
@@ -303,6 +309,7 @@ Answer delete_response(Application& app, Exchange& exchange) {
     Application::Busy busy(app, identity, id);
     bool removed = co_await app.storage.call([&](SessionStore& store) { return store.remove_response(identity, id); });
     if (!removed) throw no_response(id, "response_id");
+    if (app.snapshots) app.snapshots->remove(identity, id);
     json::object out;
     out["id"] = id;
     out["object"] = "response";

@@ -13,6 +13,7 @@ std::string_view state_name(ModelState state) {
         case ModelState::loading: return "loading";
         case ModelState::ready: return "ready";
         case ModelState::missing: return "no_model";
+        case ModelState::unloaded: return "unloaded";
         case ModelState::failed: break;
     }
     return "failed";
@@ -73,6 +74,12 @@ Answer status(Application& app, Exchange& exchange) {
     sessions["responses"] = counts.responses;
     sessions["bytes"] = counts.bytes;
     body["sessions"] = std::move(sessions);
+    body["snapshots"] = nullptr;
+    if (app.snapshots) {
+        const KvSnapshotStore::Counts kept = app.snapshots->counts();
+        body["snapshots"] = json::object{{"files", kept.files}, {"bytes", kept.bytes}, {"written_bytes", kept.written_bytes},
+                                         {"written_today_bytes", kept.written_today_bytes}, {"loaded", kept.loaded}, {"refused", kept.refused}};
+    }
     json::object model;
     model["state"] = state_name(app.model_state());
     model["id"] = app.model_id();
@@ -112,6 +119,7 @@ Answer status(Application& app, Exchange& exchange) {
         work["kv_blocks"] = now.kv_blocks;
         work["prompt_tokens"] = now.prompt_tokens;
         work["cached_tokens"] = now.cached_tokens;
+        work["resumed_tokens"] = now.resumed_tokens;
         work["completion_tokens"] = now.completion_tokens;
         work["requests"] = now.requests;
         work["pauses"] = now.pauses;
