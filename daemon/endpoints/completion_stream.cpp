@@ -114,7 +114,7 @@ json::value delta(const CompletionCall& call, const std::string& text) {
 }  // namespace
 
 asio::awaitable<void> answer_completion(Application& app, Exchange& exchange, std::shared_ptr<Engine> engine, CompletionCall call) {
-    call.model = app.model_id();
+    call.model = model_id_of(engine->model().path);
     call.request.max_tokens = fit_max_tokens(*engine, call.request.prompt.size(), call.request.max_tokens, call.chat ? "messages" : "prompt");
     GenerationRun run(app, engine, std::move(call.request), &exchange);
     if (!call.stream) {

@@ -81,7 +81,7 @@ Answer create_infill(Application& app, Exchange& exchange) {
     Call call = read_call(parse_body(exchange.request().body), model);
     const std::shared_ptr<Engine> engine = co_await app.require_engine(model, exchange.request().identity);
     assign(app, exchange.request().identity, call.request);
-    require_blanks(*engine, app.model_id(), call.text);
+    require_blanks(*engine, model_id_of(engine->model().path), call.text);
     require_queue(app, *engine, call.request);
     Infill infill = co_await run_on(app.text_pool, [&] { return Infill(*engine->model().blanks, engine->tokenizer(), call.text); });
     const int context = engine->model().context;
@@ -93,7 +93,7 @@ Answer create_infill(Application& app, Exchange& exchange) {
     out["id"] = new_id("infill_");
     out["object"] = "glm.infill";
     out["created"] = unix_now();
-    out["model"] = app.model_id();
+    out["model"] = model_id_of(engine->model().path);
     std::string text = call.text.texts.front();
     json::array blanks;
     Usage usage;

@@ -119,7 +119,7 @@ Answer create_response(Application& app, Exchange& exchange) {
     Response response;
     response.conversation_id = call.conversation;
     response.previous_response_id = call.previous;
-    response.model = app.model_id();
+    response.model = model_id_of(engine->model().path);
     response.instructions = call.instructions;
     response.metadata = call.metadata;
     response.input = call.input;
