@@ -13,6 +13,7 @@
 
 #include "daemon/application.h"
 #include "daemon/config.h"
+#include "daemon/endpoints/background.h"
 #include "daemon/listener.h"
 #include "daemon/log.h"
 #include "daemon/sd_service.h"
@@ -80,6 +81,7 @@ int main(int argc, char** argv) try {
     auto stop = [&](const char* why) {
         log_info(why);
         app.stopping = true;
+        for (const auto& [key, response] : app.background) response->interrupt();
         service.stopping(app.config.drain_timeout_s);
         reload_signal.cancel();
         listener.drain();

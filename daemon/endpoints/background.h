@@ -20,6 +20,10 @@ public:
     void start(std::unique_ptr<GenerationRun> run, std::vector<Application::Busy> held);
     /// Ends it within a step; it is stored as cancelled.
     void cancel();
+    /// The service stops, and nobody waits for this: it ends within a step as well, and is stored as incomplete.
+    void interrupt() {
+        if (run_) run_->cancel();
+    }
     bool finished() const { return finished_; }
     json::object json() const;
 
