@@ -150,4 +150,21 @@ void dequantize_row(DType type, const std::byte* src, std::span<float> out) {
     }
 }
 
+PackFormat pack_format_for(DType type) {
+    switch (type) {
+    case DType::f32:
+    case DType::bf16: return PackFormat::f32;
+    case DType::f16:
+    case DType::q6_k: return PackFormat::f16;
+    case DType::q8_0: return PackFormat::q8;
+    case DType::q4_0: return PackFormat::q4;
+    case DType::q4_1:
+    case DType::q4_k: return PackFormat::q4m;
+    case DType::q5_0:
+    case DType::q5_1:
+    case DType::q5_k: return PackFormat::q8m;
+    }
+    throw BackendError("unknown weight type");
+}
+
 }  // namespace glmd

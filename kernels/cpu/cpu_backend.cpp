@@ -17,6 +17,7 @@
 #include "kernels/cpu/packed.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/half.h"
+#include "kernels/quant_group.h"
 
 namespace glmd {
 namespace {
@@ -118,7 +119,7 @@ public:
     }
 
     std::string pack_id() const override { return "cpu-16x32-v1"; }
-    PackFormat pack_format(DType type) const override { return packed::format_for(type); }
+    PackFormat pack_format(DType type) const override { return pack_format_for(type); }
     std::size_t packed_bytes(PackFormat format, std::int64_t rows, std::int64_t cols) const override {
         return packed::bytes(format, rows, cols);
     }

@@ -39,23 +39,6 @@ float get_scale(PackFormat format, const std::uint8_t* scales, int row) {
 
 }  // namespace
 
-PackFormat format_for(DType type) {
-    switch (type) {
-    case DType::f32:
-    case DType::bf16: return PackFormat::f32;
-    case DType::f16:
-    case DType::q6_k: return PackFormat::f16;
-    case DType::q8_0: return PackFormat::q8;
-    case DType::q4_0: return PackFormat::q4;
-    case DType::q4_1:
-    case DType::q4_k: return PackFormat::q4m;
-    case DType::q5_0:
-    case DType::q5_1:
-    case DType::q5_k: return PackFormat::q8m;
-    }
-    throw BackendError("unknown weight type");
-}
-
 std::size_t bytes(PackFormat format, std::int64_t rows, std::int64_t cols) {
     if (rows < 0 || cols < 0) throw BackendError("a matrix can't have negative size");
     if (!is_plain(format) && cols % group_cols != 0) throw BackendError("quantized columns must be a multiple of 32");
@@ -63,7 +46,7 @@ std::size_t bytes(PackFormat format, std::int64_t rows, std::int64_t cols) {
 }
 
 void pack(DType type, const std::byte* source, std::int64_t rows, std::int64_t cols, std::span<std::byte> out) {
-    const PackFormat format = format_for(type);
+    const PackFormat format = pack_format_for(type);
     if (out.size() != bytes(format, rows, cols)) throw BackendError("pack: the target has the wrong size");
     std::memset(out.data(), 0, out.size());
     const std::size_t stored = row_bytes(type, cols);

@@ -47,7 +47,6 @@ constexpr std::size_t panel_bytes(PackFormat format, std::int64_t cols) {
     return group_bytes(format) / group_cols * std::size_t(cols);
 }
 
-PackFormat format_for(DType type);
 std::size_t bytes(PackFormat format, std::int64_t rows, std::int64_t cols);
 void pack(DType type, const std::byte* source, std::int64_t rows, std::int64_t cols, std::span<std::byte> out);
 /// Widens one row again: embeddings.

@@ -17,22 +17,7 @@ class CudaLayout final : public WeightLayout {
 public:
     std::string pack_id() const override { return "cuda-planes-v1"; }
 
-    PackFormat pack_format(DType type) const override {
-        switch (type) {
-        case DType::f32:
-        case DType::bf16: return PackFormat::f32;
-        case DType::f16:
-        case DType::q6_k: return PackFormat::f16;
-        case DType::q8_0: return PackFormat::q8;
-        case DType::q4_0: return PackFormat::q4;
-        case DType::q4_1:
-        case DType::q4_k: return PackFormat::q4m;
-        case DType::q5_0:
-        case DType::q5_1:
-        case DType::q5_k: return PackFormat::q8m;
-        }
-        throw BackendError("unknown weight type");
-    }
+    PackFormat pack_format(DType type) const override { return pack_format_for(type); }
 
     std::size_t packed_bytes(PackFormat format, std::int64_t rows, std::int64_t cols) const override {
         if (rows < 0 || cols < 0) throw BackendError("a matrix can't have negative size");
