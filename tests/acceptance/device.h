@@ -1,50 +1,16 @@
 #pragma once
-// A backend whose memory is filled from and read by the host, and one with a planted error.
-#include <cmath>
-#include <functional>
+// What is checked, and a backend with a planted error.
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "kernels/backend.h"
+#include "tests/support/device_memory.h"
 
 namespace glmd::acceptance {
 
 using Floats = std::vector<float>;
-
-class Device {
-public:
-    explicit Device(Backend& backend) : backend_(backend) {}
-    Backend& operator*() { return backend_; }
-    Backend* operator->() { return &backend_; }
-
-    template <class T>
-    T* put(const std::vector<T>& values) {
-        buffers_.push_back(backend_.allocate(std::max<std::size_t>(values.size() * sizeof(T), 1)));
-        if (!values.empty()) backend_.upload(buffers_.back()->data(), values.data(), values.size() * sizeof(T));
-        return static_cast<T*>(buffers_.back()->data());
-    }
-    Activations put(const Floats& values, std::int64_t cols) { return {put(values), std::int64_t(values.size()) / cols, cols}; }
-    Vector vector(const Floats& values) { return {put(values), std::int64_t(values.size())}; }
-    Activations room(std::int64_t rows, std::int64_t cols) { return put(Floats(std::size_t(rows * cols), NAN), cols); }
-    template <class T>
-    std::vector<T> get(const T* from, std::size_t count) {
-        std::vector<T> values(count);
-        backend_.download(values.data(), from, count * sizeof(T));
-        return values;
-    }
-    Floats get(Activations a) { return get(a.data, std::size_t(a.rows * a.cols)); }
-    Matrix matrix(DType type, const std::vector<std::byte>& stored, std::int64_t rows, std::int64_t cols) {
-        const PackFormat format = backend_.pack_format(type);
-        std::vector<std::byte> packed(backend_.packed_bytes(format, rows, cols));
-        backend_.pack(type, stored.data(), rows, cols, packed);
-        return {format, rows, cols, put(packed), packed.size()};
-    }
-
-private:
-    Backend& backend_;
-    std::vector<std::unique_ptr<Buffer>> buffers_;
-};
+using Device = test::DeviceMemory;
 
 /// Does everything right but one operation, whose last number is off (or which isn't done at all). Only for memory of the host.
 class Planted final : public Backend {
