@@ -46,8 +46,7 @@ int main(int argc, char** argv) try {
     int lock = lock_state(config.state_directory);
     StoreOptions store;
     store.path = config.state_directory + "/sessions.db";
-    store.max_sessions_per_identity = config.max_sessions;
-    store.max_bytes_per_identity = config.max_session_bytes;
+    store.limits = {config.max_sessions, config.max_session_bytes};
     for (const auto& [name, tenant] : config.tenants)
         store.tenants[name] = {tenant.max_sessions ? tenant.max_sessions : config.max_sessions,
                                tenant.max_session_bytes ? tenant.max_session_bytes : config.max_session_bytes};

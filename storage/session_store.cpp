@@ -499,7 +499,7 @@ private:
     void check_quota(const Identity& who, bool new_session) {
         auto query = db_.query("SELECT sessions, bytes FROM usage WHERE " OWNED, who.uid, who.tenant);
         if (!query.step()) return;
-        StoreLimits limits{options_.max_sessions_per_identity, options_.max_bytes_per_identity};
+        StoreLimits limits = options_.limits;
         if (const auto own = options_.tenants.find(who.tenant); own != options_.tenants.end()) limits = own->second;
         if (new_session && query.integer(0) > limits.sessions)
             throw QuotaExceeded("the limit of " + std::to_string(limits.sessions) + " sessions is reached: remove some first");

@@ -78,8 +78,7 @@ struct StoreLimits {
 
 struct StoreOptions {
     std::string path;                     // database file; ":memory:" for tests
-    std::int64_t max_sessions_per_identity = 10000;
-    std::int64_t max_bytes_per_identity = std::int64_t(1) << 30;
+    StoreLimits limits;
     std::map<std::string, StoreLimits> tenants;  // of those that have limits of their own
 };
 

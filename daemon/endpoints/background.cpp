@@ -27,22 +27,22 @@ public:
     /// Queues what is known and wasn't sent; true: there is more. `json` makes the response's present one,
     /// which takes a copy of the text.
     bool advance(const Response& response, bool started, bool finished, const std::function<json::object()>& json) {
+        const auto unanswered = [&](const char* status) {
+            json::object response = json();
+            response["status"] = status;
+            response["output"] = json::array();
+            response["incomplete_details"] = response["error"] = response["usage"] = nullptr;
+            return response;
+        };
         if (stage_ == Stage::created) {
-            json::object queued = json();
-            queued["status"] = "queued";
-            queued["output"] = json::array();
-            queued["incomplete_details"] = queued["error"] = queued["usage"] = nullptr;
+            const json::object queued = unanswered("queued");
             events_.response("response.created", queued);
             events_.response("response.queued", queued);
             stage_ = Stage::started;
         }
         if (!started && !finished) return false;
         if (stage_ == Stage::started) {
-            json::object begun = json();
-            begun["status"] = "in_progress";
-            begun["output"] = json::array();
-            begun["incomplete_details"] = begun["error"] = begun["usage"] = nullptr;
-            events_.response("response.in_progress", begun);
+            events_.response("response.in_progress", unanswered("in_progress"));
             events_.item_added(response.output);
             events_.part_added(response.output);
             stage_ = Stage::text;
