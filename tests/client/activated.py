@@ -20,14 +20,22 @@ def activated(apps, settings="", arguments=(), world=False):
     paths = {app: os.path.join(daemon.folder, f"app-{app}.sock") for app in apps}
     listen = [word for path in [daemon.socket, *paths.values()] for word in ("-l", path)]
     names = ":".join(["glmd", *(f"app-{app}" for app in apps)])
-    with open(os.path.join(daemon.folder, "log"), "ab") as daemon.log:
-        daemon.process = subprocess.Popen(["systemd-socket-activate", *listen, f"--fdname={names}", *daemon.command(own_socket=False)],
-                                          stdout=daemon.log, stderr=daemon.log)
-    try:
-        eventually(lambda: all(os.path.exists(path) for path in [daemon.socket, *paths.values()]), 10, "the sockets")
-        for path in [daemon.socket, *paths.values()]:
+
+    def start():
+        sockets = [daemon.socket, *paths.values()]
+        for path in filter(os.path.exists, sockets):
+            os.unlink(path)
+        with open(os.path.join(daemon.folder, "log"), "ab") as daemon.log:
+            daemon.process = subprocess.Popen(["systemd-socket-activate", *listen, f"--fdname={names}", *daemon.command(own_socket=False)],
+                                              stdout=daemon.log, stderr=daemon.log)
+        eventually(lambda: all(os.path.exists(path) for path in sockets), 10, "the sockets")
+        for path in sockets:
             os.chmod(path, 0o666 if world else 0o600)
         daemon.wait_ready()
+
+    try:
+        daemon.start = start   # again after stop() keeps the state
+        start()
         views = {}
         for app, path in paths.items():
             views[app] = Daemon.__new__(Daemon)

@@ -1,65 +1,16 @@
 """Users and apps work at the same time, each with canaries in its texts. None of them appears in another's answer, cache hit,
 log line, metric, or in any file but its owner's rows of the session database; one that isn't to be stored appears nowhere."""
 import json
-import multiprocessing
 import os
 import shutil
 import sqlite3
 
 from activated import activated
-from glmd_fixture import UnixConnection, become, eventually
+from glmd_fixture import eventually
+from identities import Who, as_identity, contains, result
 
 SETTINGS = "[engine]\nmax_sequences = 4\n[server]\nverbose = true\n"
 APPS = ["kiosk", "other"]
-fork = multiprocessing.get_context("fork")
-
-
-class Who:
-    """An identity: a uid behind a socket."""
-
-    def __init__(self, number, uid, app):
-        self.uid, self.app = uid, app
-        self.kept = f"kept{number}zebra{7001 + number * 37}"     # in what is stored
-        self.secret = f"lost{number}otter{9003 + number * 41}"   # in what isn't
-
-    canaries = property(lambda self: [self.kept, self.secret])
-    prompt = property(lambda self: "I tell you a word that nobody else may know. Remember it well, and repeat it when you are asked to. "
-                                   f"The word is {self.secret}. What is the word?")
-
-
-def as_identity(who, path, work):
-    """Runs work(ask) as that user in a process of its own; what it returns comes back."""
-    near, far = fork.Pipe()
-
-    def run():
-        if who.uid != os.getuid():
-            become(who.uid)
-
-        def ask(method, target, body=None, raw=None):
-            connection = UnixConnection(path)
-            connection.request(method, target, raw if raw is not None else None if body is None else json.dumps(body), {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            answer = f"{response.status} {response.getheaders()}\n".encode() + response.read()
-            connection.close()
-            return answer
-
-        try:
-            far.send(work(ask))
-        except BaseException as failure:
-            far.send(failure)
-
-    process = fork.Process(target=run)
-    process.start()
-    far.close()
-    return process, near
-
-
-def result(process, near):
-    answer = near.recv()
-    process.join()
-    if isinstance(answer, BaseException):
-        raise answer
-    return answer
 
 
 def everything(who):
@@ -105,10 +56,6 @@ def repeated(prompt):
         usage = json.loads(answer[answer.index(b'{"'):])["usage"]
         return usage["prompt_tokens"] - usage["prompt_tokens_details"]["cached_tokens"]
     return work
-
-
-def contains(data, whos):
-    return [canary for who in whos for canary in who.canaries if canary.encode() in data]
 
 
 root = os.getuid() == 0
