@@ -5,11 +5,13 @@
 #include <unistd.h>
 
 #include <array>
+#include <boost/json.hpp>
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <condition_variable>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <iostream>
 #include <map>
 #include <mutex>
@@ -28,10 +30,13 @@ namespace {
 struct TinyModel {
     fs::path folder;
     std::string gguf;
-    explicit TinyModel(const std::string& family, const std::string& checkpoint = "fp16") : folder(fs::temp_directory_path() / ("glmd-engine-" + family + std::to_string(::getpid()))) {
+    explicit TinyModel(const std::string& family, const std::string& checkpoint = "fp16", const std::string& config = "")
+        : folder(fs::temp_directory_path() / ("glmd-engine-" + family + std::to_string(::getpid()))) {
         fs::create_directories(folder);
+        const fs::path golden = fs::path(GLMD_TEST_DATA "/golden") / family;
         ConvertOptions convert;
-        convert.input = std::string(GLMD_TEST_DATA "/golden/") + family + "/" + checkpoint;
+        convert.input = golden / checkpoint;
+        if (!config.empty()) convert.config = golden / config;
         convert.output = gguf = folder / "model.gguf";
         convert_checkpoint(convert);
     }
@@ -449,6 +454,39 @@ TEST_CASE("engine: guessing ahead changes no token, greedy or drawn, alone or be
         GenerationRequest off = requests[1];
         off.speculate = false;
         CHECK(ask(*guessing, off)->usage.drafted_tokens == 0);
+    }
+}
+
+TEST_CASE("engine: guessing ahead changes no greedy answer to upstream's prompts, whatever they see of themselves") {
+    namespace json = boost::json;
+    for (const auto& [family, checkpoint, config] : {std::array{"glm130b", "sat_mp1", "model_config.json"}, {"glm", "hf", ""}, {"chatglm1", "fp16", ""}}) {
+        const TinyModel model(family, checkpoint, config);
+        const auto plain = model.start(never_guess), guessing = model.start(guess_always);
+        std::ifstream file(std::string(GLMD_TEST_DATA "/golden/") + family + "/cases.json");
+        const json::value recorded = json::parse(std::string{std::istreambuf_iterator<char>(file), {}});
+        int answers = 0, accepted = 0, rejected = 0, upstreams = 0;
+        for (const json::value& c : recorded.at("cases").as_array()) {
+            if (c.at("input_ids").as_array()[0].is_array()) continue;  // a padded batch
+            const auto prompt = json::value_to<std::vector<TokenId>>(c.at("input_ids"));
+            if (static_cast<int>(prompt.size()) + 24 > plain->model().context) continue;
+            INFO(family << " " << c.at("id").as_string().c_str());
+            GenerationRequest r = request(prompt, plain->model().context - static_cast<int>(prompt.size()), 1, 1000);
+            r.sampling.temperature = 0;
+            r.sampling.ignore_eos = true;
+            const auto expected = ask(*plain, r), guessed = ask(*guessing, r);
+            CHECK(guessed->ids == expected->ids);
+            ++answers;
+            accepted += guessed->usage.accepted_tokens, rejected += guessed->usage.drafted_tokens - guessed->usage.accepted_tokens;
+            // Upstream's own answer, until two ids are as likely there or it ends.
+            const json::value& greedy = c.at("greedy");
+            for (std::size_t i = 0; i + 1 < greedy.at("ids").as_array().size() && greedy.at("step_margins").at(i).to_number<double>() > 1e-3; ++i, ++upstreams)
+                CHECK(guessed->ids[i] == greedy.at("ids").at(i).as_int64());
+        }
+        INFO(family << ": " << answers << " answers, " << accepted << " guesses right, " << rejected << " wrong, " << upstreams << " tokens as recorded");
+        CHECK(answers >= 9);
+        CHECK(accepted > 50);
+        CHECK(rejected > 50);
+        CHECK(upstreams > 100);
     }
 }
 
