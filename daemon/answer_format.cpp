@@ -56,7 +56,7 @@ AnswerFormat read_text_format(Parameters& parameters) {
     return format ? read(*format, "text.format", nullptr) : AnswerFormat{};
 }
 
-asio::awaitable<std::shared_ptr<const Grammar>> compile(Application& app, std::shared_ptr<Engine> engine, AnswerFormat format) {
+asio::awaitable<std::shared_ptr<const Grammar>> compile(Application& app, std::shared_ptr<Engine> engine, const AnswerFormat& format) {
     if (format.schema.empty()) co_return nullptr;
     auto work = [&engine, &format] {
         try {

@@ -18,6 +18,6 @@ AnswerFormat read_response_format(Parameters& parameters);
 AnswerFormat read_text_format(Parameters& parameters);
 
 /// On the text pool; null where any text will do. Throws HttpError 400 that names what isn't supported.
-asio::awaitable<std::shared_ptr<const Grammar>> compile(Application& app, std::shared_ptr<Engine> engine, AnswerFormat format);
+asio::awaitable<std::shared_ptr<const Grammar>> compile(Application& app, std::shared_ptr<Engine> engine, const AnswerFormat& format);
 
 }  // namespace glmd

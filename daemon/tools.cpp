@@ -105,34 +105,44 @@ ToolCall read_call(Parameters& call, const std::string& id) {
     return out;
 }
 
-asio::awaitable<std::shared_ptr<const Grammar>> compile(Application& app, std::shared_ptr<Engine> engine, const ToolUse& use) {
-    if (use.empty()) co_return nullptr;
-    auto work = [&engine, &use] {
+asio::awaitable<std::shared_ptr<const Grammar>> compile(Application& app, std::shared_ptr<Engine> engine, const ToolUse& use, const AnswerFormat& format) {
+    if (use.empty()) co_return co_await compile(app, std::move(engine), format);
+    auto work = [&engine, &use, &format] {
         std::vector<ToolSchema> schemas;
         for (std::size_t i = 0; i < use.tools.size(); ++i)
             if (!use.only || *use.only == i) schemas.push_back({use.tools[i].name, use.tools[i].parameters});
         try {
-            return engine->grammars().tool_calls(schemas, {engine->chat_template().call_form(), use.required, use.several});
+            return engine->grammars().tool_calls(schemas, {engine->chat_template().call_form(), use.required, use.several, format.schema});
         } catch (const SchemaError& e) {
-            // "/N/…": of which tool.
+            // "/N/…": of which tool; "/text/…": of the format.
             const auto cut = std::min(e.pointer.find('/', 1), e.pointer.size());
-            const std::string index = use.only ? std::to_string(*use.only) : e.pointer.empty() ? "" : e.pointer.substr(1, cut - 1);
-            const std::string rest = e.pointer.substr(cut);
-            throw bad_parameter(index.empty() ? "tools" : "tools[" + index + "].parameters" + rest, e.what() + (rest.empty() ? "" : " (at " + rest + ")"), "unsupported_schema");
+            const std::string first = e.pointer.substr(0, cut), rest = e.pointer.substr(cut);
+            std::string param = "tools";
+            if (first == "/text") param = format.param + rest;
+            else if (!first.empty()) param = "tools[" + (use.only ? std::to_string(*use.only) : first.substr(1)) + "].parameters" + rest;
+            throw bad_parameter(param, e.what() + (rest.empty() ? "" : " (at " + rest + ")"), "unsupported_schema");
         }
     };
     std::shared_ptr<const Grammar> grammar = co_await run_on(app.text_pool, work);
     co_return grammar;
 }
 
-CallingAnswer::CallingAnswer(const ToolUse& use, const ChatTemplate& chat) {
+CallingAnswer::CallingAnswer(const ToolUse& use, const AnswerFormat& format, const ChatTemplate& chat) {
     if (use.empty()) return;
     std::vector<std::string> names;
     for (const Tool& t : use.tools) names.push_back(t.name);
-    reader_.emplace(chat.call_form(), std::move(names));
+    reader_.emplace(chat.call_form(), std::move(names), use.required || !format.schema.empty());
 }
 
-std::vector<CallingAnswer::Piece> CallingAnswer::took(std::vector<ToolCallReader::Event> events) {
+std::vector<CallingAnswer::Piece> CallingAnswer::push(std::string_view text, bool last) {
+    std::vector<ToolCallReader::Event> events;
+    if (reader_) {
+        events = reader_->push(text);
+        if (last)
+            for (ToolCallReader::Event& e : reader_->finish()) events.push_back(std::move(e));
+    } else if (!text.empty()) {
+        events.push_back({Kind::text, std::string(text)});
+    }
     std::vector<Piece> out;
     for (ToolCallReader::Event& e : events) {
         if (e.kind == Kind::text) text_ += e.text;

@@ -87,8 +87,8 @@ private:
     std::list<std::pair<std::string, std::shared_ptr<const Grammar>>> kept_;  // the latest first
 };
 
-/// Names that end with a line break lead to `called`, by index; any other text is free.
-void names_or_text(RuleBuilder& rule, int from, std::span<const ToolSchema> tools, const std::vector<int>& called, bool calls_only) {
+/// Names that end with a line break lead to `called`, by index; `or_text`: any other text is free.
+void names(RuleBuilder& rule, int from, std::span<const ToolSchema> tools, const std::vector<int>& called, bool or_text) {
     std::map<std::string, int> known{{"", from}};  // what was read so far
     // The blank is SentencePiece's, which no text begins with.
     for (std::size_t t = 0; t < 2 * tools.size(); ++t) {
@@ -100,7 +100,7 @@ void names_or_text(RuleBuilder& rule, int from, std::span<const ToolSchema> tool
             rule.bytes(known[line.substr(0, n - 1)], static_cast<unsigned char>(line[n - 1]), static_cast<unsigned char>(line[n - 1]), at->second);
         }
     }
-    if (calls_only) return;
+    if (!or_text) return;
     const int text = rule.state();
     rule.accept(text);
     rule.free(text);
@@ -130,7 +130,7 @@ void text_with(RuleBuilder& rule, int from, std::string_view mark, int called) {
 }
 
 std::shared_ptr<const Grammar> Compiler::tool_calls(std::span<const ToolSchema> tools, const CallForm& form) {
-    std::string key = "tools " + std::to_string(int(form.kind)) + (form.calls_only ? "c" : "t") + (form.several ? "s" : "1");
+    std::string key = "tools " + std::to_string(int(form.kind)) + (form.calls_only ? "c" : "t") + (form.several ? "s" : "1") + form.text;
     for (const ToolSchema& t : tools) key += "\n" + t.name + " " + t.parameters;
     return kept(key, [&](Automaton& automaton) {
         std::vector<json::value> roots;
@@ -154,22 +154,37 @@ std::shared_ptr<const Grammar> Compiler::tool_calls(std::span<const ToolSchema> 
                 throw SchemaError("/" + std::to_string(i) + e.pointer, e.what());
             }
         }
+        json::value text;
+        if (!form.text.empty()) {
+            try {
+                text = parsed(form.text, "");
+                SchemaCompiler compiler(automaton, text);
+                const int value = rule.state(), said = rule.state();
+                rule.accept(said);
+                if (!form.calls_only) rule.call(rule.start(), compiler.blanks(), value);
+                rule.call(value, compiler.value(text, ""), said);
+                compiler.finish();
+            } catch (const SchemaError& e) {
+                throw SchemaError("/text" + e.pointer, e.what());
+            }
+        }
+        const bool any_text = !form.calls_only && form.text.empty();
         if (form.kind == CallForm::Kind::json) {
             const int open = rule.state();
             int name = rule.literal(open, "\n{\"name\": \"");
             for (std::size_t i = 0; i < tools.size(); ++i) rule.literal(name, tools[i].name, called[i]);
-            if (form.calls_only) {
+            if (any_text) {
+                text_with(rule, rule.start(), "<tool_call>", open);
+            } else {
                 rule.literal(rule.start(), "<tool_call>", open);
                 rule.literal(rule.start(), " <tool_call>", open);
-            } else {
-                text_with(rule, rule.start(), "<tool_call>", open);
             }
             if (form.several) rule.literal(end, "\n<tool_call>", open);
         } else {
-            names_or_text(rule, rule.start(), tools, called, form.calls_only);
+            names(rule, rule.start(), tools, called, any_text);
             if (form.several) {
                 const int next = rule.literal(end, Vocabulary::special_mark + std::string("<|assistant|>"));
-                names_or_text(rule, next, tools, called, true);
+                names(rule, next, tools, called, false);
             }
         }
         rule.finish(automaton.root);

@@ -39,6 +39,7 @@ struct CallForm {
     } kind = Kind::json;
     bool calls_only = false;   // no plain text instead
     bool several = true;       // calls in one answer: GLM's are separated by <|assistant|>
+    std::string text = {};     // a JSON schema of what may be said instead; empty: anything, and calls may follow it
 };
 struct ToolSchema {
     std::string name, parameters;  // a JSON schema
@@ -50,7 +51,7 @@ public:
     virtual ~GrammarCompiler() = default;
     /// Throws SchemaError. What was compiled lately is kept.
     virtual std::shared_ptr<const Grammar> json_schema(std::string_view schema) = 0;
-    /// Text, or calls of these tools. SchemaError's pointer starts with /N, the tool's index.
+    /// Text, or calls of these tools. SchemaError's pointer starts with /N, the tool's index, or with /text.
     virtual std::shared_ptr<const Grammar> tool_calls(std::span<const ToolSchema> tools, const CallForm& form) = 0;
 };
 

@@ -11,7 +11,7 @@ namespace json = boost::json;
 
 namespace {
 
-constexpr std::string_view call_open = "<tool_call>", python_open = " ```python\ntool_call(", python_close = "\n```";
+constexpr std::string_view call_open = "<tool_call>", call_name = "\n{\"name\": \"", python_open = " ```python\ntool_call(", python_close = "\n```";
 constexpr std::string_view glm4_system =
     "你是一个名为 ChatGLM 的人工智能助手。你是基于智谱AI训练的语言模型 GLM-4 模型开发的，你的任务是针对用户的问题和要求提供适当的答复和支持。\n\n";
 constexpr std::string_view chatglm3_system = "Answer the following questions as best as you can. You have access to the following tools:\n";
@@ -136,6 +136,12 @@ std::vector<ToolCallReader::Event> ToolCallReader::finish() {
 bool ToolCallReader::read_start() {
     std::string_view held = held_;
     if (held.starts_with(' ')) held.remove_prefix(1);
+    if (form_ == CallForm::Kind::json) {
+        if (held != call_open) return call_open.starts_with(held);
+        held_.clear();
+        skip(call_name, State::name);
+        return true;
+    }
     for (const std::string& name : names_) {
         const std::string line = name + "\n";
         if (line == held) {
@@ -161,7 +167,7 @@ void ToolCallReader::read(std::string_view text) {
         switch (state_) {
             case State::start:
                 held_ += c;
-                if (form_ == CallForm::Kind::json) {
+                if (form_ == CallForm::Kind::json && !apart_) {
                     state_ = State::text;
                     const std::string held = std::move(held_);
                     held_.clear();
@@ -173,14 +179,14 @@ void ToolCallReader::read(std::string_view text) {
                 }
                 break;
             case State::text:
-                if (form_ != CallForm::Kind::json) {
+                if (form_ != CallForm::Kind::json || (apart_ && !called_)) {
                     say(Event::Kind::text, {&c, 1});
                     break;
                 }
                 held_ += c;
                 if (held_ == call_open) {
                     held_.clear();
-                    skip("\n{\"name\": \"", State::name);
+                    skip(call_name, State::name);
                     break;
                 }
                 while (!held_.empty() && !call_open.starts_with(held_)) {

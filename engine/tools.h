@@ -32,7 +32,8 @@ public:
         enum class Kind : std::uint8_t { text, begin, arguments, end } kind;
         std::string text;  // the name of what is called, or a piece of text or of JSON
     };
-    ToolCallReader(CallForm::Kind form, std::vector<std::string> names) : form_(form), names_(std::move(names)) {}
+    /// `apart`: an answer is calls or text, never both. A blank may lead.
+    ToolCallReader(CallForm::Kind form, std::vector<std::string> names, bool apart = false) : form_(form), names_(std::move(names)), apart_(apart) {}
     std::vector<Event> push(std::string_view text);
     /// What was held back at the end.
     std::vector<Event> finish();
@@ -46,6 +47,7 @@ private:
 
     CallForm::Kind form_;
     std::vector<std::string> names_;
+    bool apart_;
     State state_ = State::start;
     bool called_ = false, first_ = true, in_string_ = false, escaped_ = false;
     int depth_ = 0;

@@ -1,12 +1,13 @@
 // No event is kept: each follows from the text, whose pieces are numbered, so that a stream can be taken up at any number, from
-// memory or from storage, and costs no more memory than the answer. Event 0 is created, 1 queued, 2 to 4 the beginning of the
-// answer, 5 its first piece.
+// memory or from storage, and costs no more memory than the answer. Event 0 is created, 1 queued, 2 in_progress; what follows tells of
+// the text, and of each call.
 #include "daemon/endpoints/background.h"
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 
 #include "daemon/log.h"
+#include "daemon/messages.h"
 
 namespace glmd {
 
@@ -16,7 +17,13 @@ using Clock = std::chrono::steady_clock;
 namespace {
 
 constexpr std::size_t longest_piece = 64;   // bytes
-constexpr int events_at_once = 512;         // of one write
+constexpr std::size_t events_at_once = 512; // of one write
+
+bool is_whole(const ToolCall& call) {
+    boost::system::error_code error;
+    json::parse(call.arguments, error, {}, {.max_depth = 1000});
+    return !error;
+}
 
 /// What was sent so far.
 class Replay {
@@ -42,20 +49,18 @@ public:
         if (!started && !finished) return false;
         if (stage_ == Stage::started) {
             events_.response("response.in_progress", unanswered("in_progress"));
-            events_.item_added(response.output);
-            events_.part_added(response.output);
-            stage_ = Stage::text;
+            stage_ = Stage::answer;
         }
-        if (stage_ == Stage::text) {
-            const std::string& text = response.output.content;
-            for (int n = 0; at_ < text.size(); ++n) {
-                if (n == events_at_once) return true;
-                const std::size_t end = piece_end(text, at_, finished);
-                if (end == text.npos) break;
-                events_.delta(response.output, std::string_view(text).substr(at_, end - at_));
-                at_ = end;
-            }
+        if (stage_ == Stage::answer) {
+            const ChatMessage said = message_of(response.output);
+            const std::vector<Piece> pieces = news(said, finished);
+            events_.pieces(response.output, said.content, said.calls, pieces);
+            if (pieces.size() >= events_at_once) return true;
             if (!finished) return false;
+            if (said.content.empty() && said.calls.empty()) {
+                events_.item_added(response.output);
+                events_.part_added(response.output);
+            }
             // What a power cut took can't be sent again; its numbers are passed over.
             if (response.incomplete_reason == "interrupted") events_.skip_to(first_);
             events_.end(response, json());
@@ -65,11 +70,51 @@ public:
     }
 
 private:
-    enum class Stage { created, started, text, ended };
+    using Piece = CallingAnswer::Piece;
+    using Kind = ToolCallReader::Event::Kind;
+    enum class Stage { created, started, answer, ended };
+
+    /// The pieces of `text` from at_ on.
+    void cut(std::string_view text, bool whole, Piece piece, std::vector<Piece>& out) {
+        while (at_ < text.size() && out.size() < events_at_once) {
+            const std::size_t end = piece_end(text, at_, whole);
+            if (end == text.npos) break;
+            piece.text = text.substr(at_, end - at_);
+            out.push_back(piece);
+            at_ = end;
+        }
+    }
+
+    std::vector<Piece> news(const ChatMessage& said, bool finished) {
+        std::vector<Piece> out;
+        if (call_ < 0) {
+            cut(said.content, finished || !said.calls.empty(), {Kind::text, 0, {}}, out);
+            if (at_ < said.content.size() || said.calls.empty()) return out;
+            call_ = 0;
+        }
+        for (; std::size_t(call_) < said.calls.size() && out.size() < events_at_once; ++call_, begun_ = false) {
+            const auto i = std::size_t(call_);
+            const ToolCall& call = said.calls[i];
+            if (!begun_) {
+                out.push_back({Kind::begin, i, call.name});
+                at_ = 0;
+                begun_ = true;
+            }
+            // One that was cut off never ends.
+            const bool whole = i + 1 < said.calls.size() || (finished && is_whole(call));
+            cut(call.arguments, whole || finished, {Kind::arguments, i, {}}, out);
+            if (at_ < call.arguments.size() || !whole) break;
+            out.push_back({Kind::end, i, {}});
+        }
+        return out;
+    }
+
     ResponseEvents events_;
     std::int64_t first_;
     Stage stage_ = Stage::created;
-    std::size_t at_ = 0;  // in the text
+    int call_ = -1;       // which is sent; -1: the text
+    bool begun_ = false;  // the call
+    std::size_t at_ = 0;  // in the text, or in the call's arguments
 };
 
 }  // namespace
@@ -117,7 +162,8 @@ asio::awaitable<void> Background::run(std::unique_ptr<GenerationRun> run, [[mayb
     for (bool more = true; more;) {
         more = co_await run->next(text, checkpoints.next(response_.output.content.size()), place_ == 0 ? nullptr : &place_);
         if (!text.empty() || !more) place_ = 0;
-        response_.output.content += text;
+        answer_.push(text, !more);
+        response_.output.content = answer_.content();
         if (more) checkpoints.note(response_, response_.output.content.size());
         changes_.note();
     }

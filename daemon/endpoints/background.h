@@ -12,8 +12,8 @@ namespace glmd {
 
 class Background : public std::enable_shared_from_this<Background> {
 public:
-    Background(Application& app, const Identity& identity, Response response, endpoints::ResponseCall call, std::size_t truncated)
-        : app_(app), identity_(identity), response_(std::move(response)), call_(std::move(call)), truncated_(truncated) {}
+    Background(Application& app, const Identity& identity, Response response, endpoints::ResponseCall call, std::size_t truncated, CallingAnswer answer)
+        : app_(app), identity_(identity), response_(std::move(response)), call_(std::move(call)), truncated_(truncated), answer_(std::move(answer)) {}
 
     /// To the end, on its own; `held` is let go when the answer is stored.
     void start(std::unique_ptr<GenerationRun> run, std::vector<Application::Busy> held);
@@ -38,6 +38,7 @@ private:
     Response response_;
     endpoints::ResponseCall call_;
     std::size_t truncated_;
+    CallingAnswer answer_;
     json::object last_;           // of a finished one
     int place_ = -1;              // in the queue; 0: it runs
     bool finished_ = false, cancelled_ = false;

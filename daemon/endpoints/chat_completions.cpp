@@ -15,18 +15,15 @@ Answer create_chat_completion(Application& app, Exchange& exchange) {
     CompletionCall call = read_completion(parameters, true);
     call.tools = read_tools(parameters, true);
     parameters.only("functions", {"[]"});
-    AnswerFormat format = read_response_format(parameters);
+    call.format = read_response_format(parameters);
     parameters.only("modalities", {"[\"text\"]"});
     parameters.ignore({"store", "metadata"});
     parameters.finish();
-    if (!call.tools.empty() && !format.schema.empty())
-        throw bad_parameter("response_format", "'response_format' and 'tools' exclude each other.", "mutually_exclusive_parameters");
 
     std::shared_ptr<Engine> engine = co_await app.require_engine(model, exchange.request().identity);
     assign(app, exchange.request().identity, call.request);
     require_queue(app, *engine, call.request);
-    call.request.grammar = co_await compile(app, engine, call.tools);
-    if (!call.request.grammar) call.request.grammar = co_await compile(app, engine, std::move(format));
+    call.request.grammar = co_await compile(app, engine, call.tools, call.format);
     call.request.prompt = co_await render_prompt(app, engine, with_tools(std::move(messages), call.tools.tools, engine->chat_template()));
     co_await answer_completion(app, exchange, engine, std::move(call));
 }

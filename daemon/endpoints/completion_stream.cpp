@@ -200,17 +200,16 @@ asio::awaitable<void> answer_completion(Application& app, Exchange& exchange, st
     Choices choices(app, exchange, engine, call);
     call.request.prompt.clear();
     std::vector<Choices::Choice>& all = choices.all();
-    std::vector<CallingAnswer> answers(all.size(), CallingAnswer(call.tools, engine->chat_template()));
+    std::vector<CallingAnswer> answers(all.size(), CallingAnswer(call.tools, call.format, engine->chat_template()));
     const auto soon = [] { return std::chrono::steady_clock::now() + keep_alive_interval; };
     if (!call.stream) {
         for (bool more = true; more;) {
             more = co_await choices.next(soon());
-            for (std::size_t i = 0; i < all.size(); ++i) answers[i].push(all[i].text);
+            for (std::size_t i = 0; i < all.size(); ++i) answers[i].push(all[i].text, all[i].ended);
         }
         json::object out = envelope(call, call.chat ? "chat.completion" : "text_completion");
         json::array array;
         for (std::size_t i = 0; i < all.size(); ++i) {
-            answers[i].finish();
             const char* finish = finish_name(app, all[i].run->finish(), answers[i]);
             json::value content = call.chat ? json::value(answers[i].message()) : json::value(answers[i].text());
             array.push_back(choice_json(i, call.chat ? "message" : "text", std::move(content), choices.logprobs(all[i]), finish));
@@ -231,9 +230,7 @@ asio::awaitable<void> answer_completion(Application& app, Exchange& exchange, st
         for (std::size_t i = 0; i < all.size(); ++i) {
             if (all[i].text.empty() && !all[i].ended) continue;
             silent = false;
-            auto pieces = answers[i].push(all[i].text);
-            if (all[i].ended)
-                for (auto& p : answers[i].finish()) pieces.push_back(std::move(p));
+            const auto pieces = answers[i].push(all[i].text, all[i].ended);
             json::value logprobs = pieces.empty() ? nullptr : choices.logprobs(all[i]);  // with the first piece of their text
             for (const auto& p : pieces)
                 if (p.kind != ToolCallReader::Event::Kind::end)

@@ -16,6 +16,7 @@ struct CompletionCall {
     bool stream = false, include_usage = false;
     bool chat = true;
     ToolUse tools;
+    AnswerFormat format;
     int choices = 1;
     GenerationRequest request;
 };

@@ -176,27 +176,28 @@ void ResponseEvents::delta(const Item& item, std::string_view text, json::array 
     });
 }
 
-void ResponseEvents::pieces(const Item& item, const CallingAnswer& answer, const std::vector<CallingAnswer::Piece>& pieces) {
+void ResponseEvents::pieces(const Item& item, const std::string& said, const std::vector<ToolCall>& calls, const std::vector<CallingAnswer::Piece>& pieces,
+                            const json::array& logprobs) {
     using Kind = ToolCallReader::Event::Kind;
     Item text = item;
-    text.content = answer.text();
+    text.content = said;
     for (const auto& p : pieces) {
         if (p.kind == Kind::text) {
             if (!text_open_) {
                 item_added(text);
                 part_added(text);
             }
-            delta(text, p.text);
+            delta(text, p.text, p.logprobs);
             continue;
         }
         if (text_open_) {
             text.status = ItemStatus::completed;
-            text_done(text);
+            text_done(text, logprobs);
             text_open_ = false;
             calls_at_ = 1;
         }
         const std::size_t index = calls_at_ + p.call;
-        json::object call = call_json(item, p.call, answer.calls()[p.call], p.kind == Kind::end ? ItemStatus::completed : ItemStatus::in_progress);
+        json::object call = call_json(item, p.call, calls[p.call], p.kind == Kind::end ? ItemStatus::completed : ItemStatus::in_progress);
         const json::value id = call.at("id");
         if (p.kind == Kind::begin) {
             call["arguments"] = "";

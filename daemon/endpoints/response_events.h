@@ -60,8 +60,9 @@ public:
     void item_added(const Item& item);
     void part_added(const Item& item);
     void delta(const Item& item, std::string_view text, json::array logprobs = {});
-    /// What is new in an answer that may call functions; opens and closes items as it goes.
-    void pieces(const Item& item, const CallingAnswer& answer, const std::vector<CallingAnswer::Piece>& pieces);
+    /// What is new in an answer that may call functions; opens and closes items as it goes. `logprobs`: of all the text.
+    void pieces(const Item& item, const std::string& text, const std::vector<ToolCall>& calls, const std::vector<CallingAnswer::Piece>& pieces,
+                const json::array& logprobs = {});
     /// text.done, part.done, item.done, and completed, incomplete or failed.
     void end(const Response& response, const json::object& last, const json::array& logprobs = {});
 

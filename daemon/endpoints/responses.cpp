@@ -58,7 +58,6 @@ ResponseCall read_call(const json::object& body, bool needs_input) {
         }
     }
     call.tools = read_tools(parameters, false);
-    if (!call.tools.empty() && call.background) throw bad_parameter("tools", "'tools' and 'background' exclude each other.", "mutually_exclusive_parameters");
     call.format = read_text_format(parameters);
     bool logprobs = false;
     if (const json::array* include = parameters.array("include"))
@@ -70,10 +69,7 @@ ResponseCall read_call(const json::object& body, bool needs_input) {
     if (logprobs) call.sampling.logprobs = int(top_logprobs.value_or(0));
     else if (top_logprobs.value_or(0) > 0) throw bad_parameter("top_logprobs", "'top_logprobs' needs 'include': [\"message.output_text.logprobs\"].");
     if (logprobs && call.background) throw bad_parameter("include", "Log probabilities aren't kept: not with 'background'.", "mutually_exclusive_parameters");
-    if (logprobs && !call.tools.empty()) throw bad_parameter("include", "Log probabilities and 'tools' exclude each other.", "mutually_exclusive_parameters");
     parameters.only("reasoning", {"{}", "{\"effort\":null}", "{\"effort\":\"none\"}", "{\"effort\":null,\"summary\":null}"});
-    if (!call.tools.empty() && !call.format.schema.empty())
-        throw bad_parameter("text.format", "'text.format' and 'tools' exclude each other.", "mutually_exclusive_parameters");
     call.service_class = read_service_tier(parameters);
     parameters.ignore({"user", "safety_identifier", "prompt_cache_key"});
     if (const json::object* object = parameters.object("stream_options")) {
@@ -139,6 +135,21 @@ asio::awaitable<void> compact_history(Application& app, std::shared_ptr<Engine> 
     co_await exchange.events().flush();
 }
 
+void append(json::array& to, const json::array& more) { to.insert(to.end(), more.begin(), more.end()); }
+
+/// Those of the tokens that lie within the next `bytes` of text, which are counted down.
+json::array take_logprobs(json::array& tokens, std::size_t& bytes) {
+    std::size_t whole = 0;
+    for (; whole < tokens.size(); ++whole) {
+        const std::size_t size = tokens[whole].at("bytes").as_array().size();
+        if (size > bytes) break;
+        bytes -= size;
+    }
+    json::array out(tokens.begin(), tokens.begin() + whole);
+    tokens.erase(tokens.begin(), tokens.begin() + whole);
+    return out;
+}
+
 }  // namespace
 
 Answer create_response(Application& app, Exchange& exchange) {
@@ -175,8 +186,7 @@ Answer create_response(Application& app, Exchange& exchange) {
     request.sampling = call.sampling;
     request.speculate = call.speculate;
     request.stop = call.stop;
-    request.grammar = co_await compile(app, engine, call.tools);
-    if (!request.grammar) request.grammar = co_await compile(app, engine, call.format);
+    request.grammar = co_await compile(app, engine, call.tools, call.format);
 
     // Commit what the user said.
     Response response;
@@ -226,12 +236,13 @@ Answer create_response(Application& app, Exchange& exchange) {
         std::rethrow_exception(refused);
     }
 
+    CallingAnswer answer(call.tools, call.format, engine->chat_template());
     if (call.background) {
         std::vector<Application::Busy> held;
         held.push_back(std::move(busy));
         held.push_back(std::move(answering));
         const bool stream = call.stream;
-        const auto detached = std::make_shared<Background>(app, identity, std::move(response), std::move(call), truncated);
+        const auto detached = std::make_shared<Background>(app, identity, std::move(response), std::move(call), truncated, std::move(answer));
         detached->start(std::move(run), std::move(held));
         if (stream) co_await Background::follow(detached, exchange, 0);
         else co_await exchange.respond(json_response(detached->json()));
@@ -250,12 +261,12 @@ Answer create_response(Application& app, Exchange& exchange) {
         events->item_added(response.output);
         events->part_added(response.output);
     };
-    CallingAnswer answer(call.tools, engine->chat_template());
 
     // Text as it comes.
     ResponseCheckpoints checkpoints(app, identity);
     std::string text;
-    json::array logprobs, unsent;  // of all the text; they aren't stored
+    json::array logprobs, unsent;  // of the text; they aren't stored
+    std::size_t untold = 0;
     bool announced = !call.stream;
     int place = -1;
     auto sent = std::chrono::steady_clock::now();
@@ -278,24 +289,26 @@ Answer create_response(Application& app, Exchange& exchange) {
             co_await exchange.events().flush();
             sent = std::chrono::steady_clock::now();
         }
-        for (json::value& one : logprobs_json(engine->tokenizer(), run->take_logprobs())) {
-            logprobs.push_back(one);
-            unsent.push_back(std::move(one));
-        }
+        append(unsent, logprobs_json(engine->tokenizer(), run->take_logprobs()));
         if (!call.tools.empty() && (!text.empty() || !more)) {
-            auto pieces = answer.push(text);
-            if (!more)
-                for (auto& p : answer.finish()) pieces.push_back(std::move(p));
-            response.output.content = answer.calls().empty() ? answer.text() : calls_content(answer.text(), answer.calls());
+            auto pieces = answer.push(text, !more);
+            response.output.content = answer.content();
+            for (auto& p : pieces) {
+                if (p.kind != ToolCallReader::Event::Kind::text) continue;
+                p.logprobs = take_logprobs(unsent, untold += p.text.size());
+                append(logprobs, p.logprobs);
+            }
             if (call.stream && !pieces.empty()) {
-                events->pieces(response.output, answer, pieces);
+                events->pieces(response.output, answer.text(), answer.calls(), pieces, logprobs);
                 co_await exchange.events().flush();
                 sent = std::chrono::steady_clock::now();
             }
         } else if (!text.empty()) {
             response.output.content += text;
+            append(logprobs, unsent);
+            json::array now = std::exchange(unsent, {});
             if (call.stream) {
-                events->delta(response.output, text, std::exchange(unsent, {}));
+                events->delta(response.output, text, std::move(now));
                 co_await exchange.events().flush();
                 sent = std::chrono::steady_clock::now();
             }
@@ -307,6 +320,8 @@ Answer create_response(Application& app, Exchange& exchange) {
         if (call.store) checkpoints.note(response, response.output.content.size());
     }
 
+    if (answer.calls().empty()) append(logprobs, unsent);
+
     // Commit the answer, then say so.
     GenerationRun::Finish finish = run->finish();
     run.reset();
@@ -314,8 +329,8 @@ Answer create_response(Application& app, Exchange& exchange) {
     if (finish.reason == FinishReason::error) log_error(response.id + ": " + finish.message);
     if (call.store) co_await app.storage.call([&](SessionStore& store) { store.finish_response(identity, response); });
     json::object last = response_json(response, call, truncated, &finish.usage);
-    if (call.tools.empty())
-        for (json::value& item : last["output"].as_array()) add_logprobs(item, logprobs);
+    for (json::value& item : last["output"].as_array())
+        if (item.at("type") == "message") add_logprobs(item, logprobs);
     if (!call.stream) {
         co_await exchange.respond(json_response(last));
         co_return;

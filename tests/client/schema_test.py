@@ -124,6 +124,31 @@ with Daemon() as daemon:
     answer = client.responses.create(model=model, input="Invent a person.", text=form, max_output_tokens=3)
     assert answer.status == "incomplete" and answer.incomplete_details.reason == "max_output_tokens", answer
 
+    # Several answers to one prompt: each in the form, drawn or not, whole or streamed.
+    person = {"type": "json_schema", "json_schema": {"name": "person", "schema": written["person"], "strict": True}}
+    several = dict(model=model, messages=[{"role": "user", "content": "Invent a person as JSON."}], n=4, max_tokens=80, seed=5, response_format=person)
+    for temperature in (0, 1.5):
+        answer = client.chat.completions.create(temperature=temperature, **several)
+        assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+        texts = [choice.message.content for choice in answer.choices]
+        assert all(choice.finish_reason == "stop" for choice in answer.choices), answer
+        for text in texts:
+            check("person", written["person"], text)
+        assert len(set(texts)) == (1 if temperature == 0 else 4), texts
+        streamed = {i: "" for i in range(4)}
+        for chunk in client.chat.completions.create(temperature=temperature, stream=True, **several):
+            for choice in chunk.choices:
+                streamed[choice.index] += choice.delta.content or ""
+        assert list(streamed.values()) == texts, (streamed, texts)
+
+    # Log probabilities: of each token of the text, as it is written.
+    events = list(client.responses.create(model=model, input="Invent a person.", text=form, max_output_tokens=60, stream=True,
+                                          include=["message.output_text.logprobs"], top_logprobs=2))
+    done = next(event for event in events if event.type == "response.output_text.done")
+    assert "".join(one.token for one in done.logprobs) == done.text and len(done.logprobs) > 5, done
+    assert all(len(one.top_logprobs) == 2 and one.logprob <= 0 for one in done.logprobs), done
+    check("person", written["person"], done.text)
+
     # What isn't supported, and what would cost too much.
     for schema, pointer, says in REFUSED:
         began = time.monotonic()

@@ -5,7 +5,7 @@ import httpx2
 import jsonschema
 import openai
 
-from glmd_fixture import Daemon
+from glmd_fixture import Daemon, eventually
 
 WEATHER = {"name": "get_weather", "description": "The weather in a city", "strict": True,
            "parameters": {"type": "object", "additionalProperties": False, "required": ["city", "unit", "days"],
@@ -129,13 +129,86 @@ with Daemon() as daemon:
         {"type": "function_call_output", "call_id": "c", "output": "12:30"}])
     assert answer.output_text
 
+    # Several answers to one prompt: each calls for itself.
+    answer = chat(tool_choice="required", parallel_tool_calls=False, temperature=1.5, top_p=1, n=4)
+    assert all(choice.finish_reason == "tool_calls" and len(choice.message.tool_calls) == 1 for choice in answer.choices), answer
+    for choice in answer.choices:
+        check(choice.message.tool_calls[0].function.name, choice.message.tool_calls[0].function.arguments)
+    assert len({choice.message.tool_calls[0].function.arguments for choice in answer.choices}) > 1, answer
+    assert len({choice.message.tool_calls[0].id for choice in answer.choices}) == 4, answer
+
+    # With a schema for the text there is a call or such a text, and both happen.
+    mood = {"type": "object", "properties": {"mood": {"enum": ["good", "<tool_call>"]}}, "required": ["mood"], "additionalProperties": False}
+    kinds = set()
+    for seed in range(40):
+        answer = chat(response_format={"type": "json_schema", "json_schema": {"name": "mood", "schema": mood}}, temperature=1.5, top_p=1,
+                      seed=seed, parallel_tool_calls=False)
+        message = answer.choices[0].message
+        assert answer.choices[0].finish_reason == ("tool_calls" if message.tool_calls else "stop"), answer
+        kinds.add(bool(message.tool_calls))
+        for call in message.tool_calls or []:
+            assert message.content is None
+            check(call.function.name, call.function.arguments)
+        if not message.tool_calls:
+            jsonschema.validate(json.loads(message.content), mood)
+        if len(kinds) == 2:
+            break
+    assert kinds == {True, False}, kinds
+
+    # Log probabilities of the text beside functions.
+    for stream in (False, True):
+        answer = client.responses.create(model=model, input="Say hello.", tools=TOOLS, temperature=0, max_output_tokens=12, stream=stream,
+                                         include=["message.output_text.logprobs"], top_logprobs=1)
+        if stream:
+            events = list(answer)
+            sent = [one.token for event in events if event.type == "response.output_text.delta" for one in event.logprobs]
+            answer = events[-1].response
+            assert "".join(sent) and answer.output_text.startswith("".join(sent)), (sent, answer)
+        if answer.output[0].type == "message":
+            part = answer.output[0].content[0]
+            assert "".join(one.token for one in part.logprobs) == part.text and part.text, part
+    answer = client.responses.create(model=model, input="The time?", tools=TOOLS, tool_choice="required", parallel_tool_calls=False, max_output_tokens=90,
+                                     include=["message.output_text.logprobs"])
+    assert [item.type for item in answer.output] == ["function_call"], answer
+
+    # In the background: the call is stored, and its events can be had from memory, from storage and in part.
+    begun = client.responses.create(model=model, input="The weather in Oslo?", tools=TOOLS, tool_choice="required", parallel_tool_calls=False, background=True,
+                                    temperature=1, max_output_tokens=90, stream=True)
+    live = list(begun)
+    id = live[0].response.id
+    kept = client.responses.retrieve(id)
+    assert kept.status == "completed" and [item.type for item in kept.output] == ["function_call"], kept
+    check(kept.output[0].name, kept.output[0].arguments)
+    assert "".join(event.delta for event in live if event.type == "response.function_call_arguments.delta") == kept.output[0].arguments
+    assert [event.type for event in live if "delta" not in event.type] == [
+        "response.created", "response.queued", "response.in_progress", "response.output_item.added", "response.function_call_arguments.done",
+        "response.output_item.done", "response.completed"], live
+    assert [event.sequence_number for event in live] == list(range(len(live)))
+    again = list(client.responses.retrieve(id, stream=True))
+    for a, b in zip(live[3:-1], again[3:-1], strict=True):
+        assert a == b, (a, b)
+    assert again[-1].response.output == live[-1].response.output
+    assert list(client.responses.retrieve(id, stream=True, starting_after=4)) == again[5:]
+    # Followed by the result, in the background as well.
+    call = kept.output[0]
+    told = client.responses.create(model=model, previous_response_id=id, tools=TOOLS, tool_choice="none", background=True, temperature=0, max_output_tokens=12,
+                                   input=[{"type": "function_call_output", "call_id": call.call_id, "output": '{"degrees": 5}'}])
+    eventually(lambda: client.responses.retrieve(told.id).status not in ("queued", "in_progress"), 30, "its end")
+    assert client.responses.retrieve(told.id).output_text
+    # Cut off in the middle of its arguments: kept as far as it came, and never said to be done.
+    cut = list(client.responses.create(model=model, input="The weather in Oslo?", tools=TOOLS, tool_choice={"type": "function", "name": "get_weather"}, background=True,
+                                       temperature=0, max_output_tokens=12, stream=True))
+    assert cut[-1].type == "response.incomplete" and not any(event.type.endswith("arguments.done") for event in cut), cut
+    assert list(client.responses.retrieve(cut[0].response.id, stream=True))[3:-1] == cut[3:-1]
+
     refused(lambda: chat(tool_choice={"type": "function", "function": {"name": "nothing"}}), "names no function", "tool_choice")
     refused(lambda: chat(tools=[{"type": "web_search"}]), "type 'function'", "tools[0].type")
     refused(lambda: chat(tools=CHAT_TOOLS[:1] * 2), "Two tools", "tools[1]")
     refused(lambda: chat(tools=[{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"not": {}}}}}}]),
             "The keyword 'not' isn't supported. (at /properties/a/not)", "tools[0].parameters/properties/a/not")
-    refused(lambda: chat(response_format={"type": "json_object"}), "exclude each other", "response_format")
     refused(lambda: chat(ASKED + [{"role": "tool", "content": "x"}]), "is missing", "messages[2].tool_call_id")
     refused(lambda: chat(ASKED + [{"role": "assistant", "tool_calls": [dict(made, function={"name": "f", "arguments": "{"})]}]), "must be a JSON object",
             "messages[2].tool_calls[0].function.arguments")
-    refused(lambda: client.responses.create(model=model, input="x", tools=TOOLS, background=True), "exclude each other", "tools")
+    refused(lambda: client.responses.create(model=model, input="x", tools=TOOLS, text={"format": {"type": "json_schema", "name": "x", "schema": {"not": {}}}}),
+            "The keyword 'not' isn't supported. (at /not)", "text.format.schema/not")
+    refused(lambda: client.responses.create(model=model, input="x", tools=TOOLS, background=True, include=["message.output_text.logprobs"]), "aren't kept", "include")

@@ -155,8 +155,8 @@ TEST_CASE("tools, calls and results are written the way each family was taught",
 
 TEST_CASE("calls are read out of an answer, however it is cut", "[chat]") {
     using Kind = ToolCallReader::Event::Kind;
-    const auto read = [](CallForm::Kind form, const std::string& text, std::size_t cut) {
-        ToolCallReader reader(form, {"get", "get_time"});
+    const auto read = [](CallForm::Kind form, const std::string& text, std::size_t cut, bool apart) {
+        ToolCallReader reader(form, {"get", "get_time"}, apart);
         std::string out;
         const auto take = [&](const std::vector<ToolCallReader::Event>& events) {
             for (const auto& e : events) out += (e.kind == Kind::begin ? "<" : "") + e.text + (e.kind == Kind::begin ? ">" : e.kind == Kind::end ? ";" : "");
@@ -168,6 +168,7 @@ TEST_CASE("calls are read out of an answer, however it is cut", "[chat]") {
     struct Case {
         CallForm::Kind form;
         std::string text, says;
+        bool apart = false;
     };
     for (const Case& c : {Case{CallForm::Kind::name_line, "\nHello {}", "\nHello {}"}, Case{CallForm::Kind::name_line, "get", "get"}, Case{CallForm::Kind::name_line, "get up\n{}", "get up\n{}"},
                           Case{CallForm::Kind::name_line, "get_time\n{\"a\": \"}\\\"{\", \"b\": [{}]}", "<get_time>{\"a\": \"}\\\"{\", \"b\": [{}]};"},
@@ -177,10 +178,14 @@ TEST_CASE("calls are read out of an answer, however it is cut", "[chat]") {
                           Case{CallForm::Kind::python, "\nA <|user|> text", "\nA <|user|> text"}, Case{CallForm::Kind::json, "a <tool <tool_cal", "a <tool <tool_cal"},
                           Case{CallForm::Kind::json, "Well.<<tool_call>\n{\"name\": \"get\", \"arguments\": {\"a\": {}}}\n</tool_call>", "Well.<<get>{\"a\": {}};"},
                           Case{CallForm::Kind::json, "<tool_call>\n{\"name\": \"get\", \"arguments\": {}}\n</tool_call>\n<tool_call>\n{\"name\": \"get_time\", \"arguments\": {}}\n</tool_call>",
-                               "<get>{};<get_time>{};"}})
+                               "<get>{};<get_time>{};"},
+                          Case{CallForm::Kind::json, " <tool_call>\n{\"name\": \"get\", \"arguments\": {}}\n</tool_call>\n<tool_call>\n{\"name\": \"get_time\", \"arguments\": {}}\n</tool_call>",
+                               "<get>{};<get_time>{};", true},
+                          Case{CallForm::Kind::json, "{\"a\": \"<tool_call>\\n{\\\"name\\\": \"}", "{\"a\": \"<tool_call>\\n{\\\"name\\\": \"}", true},
+                          Case{CallForm::Kind::json, " <tool", " <tool", true}, Case{CallForm::Kind::name_line, "get\n{}", "<get>{};", true}})
         for (std::size_t cut = 1; cut <= c.text.size(); ++cut) {
             INFO(c.text << " in pieces of " << cut);
-            REQUIRE(read(c.form, c.text, cut) == c.says);
+            REQUIRE(read(c.form, c.text, cut, c.apart) == c.says);
         }
 }
 

@@ -1,5 +1,4 @@
-// Masks against an enumeration of what a schema allows, over a small vocabulary that has what real ones have: single bytes, pieces
-// that straddle the parts of a value, halves of characters, two ids for the same bytes, ids that are no text.
+// Masks against an enumeration of what a schema allows.
 #include <catch2/catch.hpp>
 
 #include <algorithm>
@@ -7,34 +6,11 @@
 #include <set>
 
 #include "engine/grammar.h"
+#include "tests/engine/grammar/pieces.h"
 
 using namespace glmd;
 
 namespace {
-
-class Pieces final : public Tokenizer {
-public:
-    Pieces() {
-        for (int b = 0; b < 256; ++b) pieces.emplace_back(1, static_cast<char>(b));
-        for (const char* text : {"{\"", "\":", "\": ", "\",", "\", \"", "\"}", "\"]", "],", "}]", "}}", "ab", "abc", "a\"", "a\":", "name", "na", "true", "tr", "ull",
-                                 "12", "123", "00", "-1", "1.", ".5", ", ", "\n  ", "\n    ", " [", " {", "[[", "[]", "中", "\xb8\xad", "\xe4\xb8", "\xa9\"", "\xc3\xa9", "\\n", "\\u",
-                                 "\\\"", "d8", "tool", "_call", ">\n", "\n{"})
-            pieces.emplace_back(text);
-        pieces.emplace_back("a");  // as SentencePiece has bytes and letters
-    }
-    std::vector<TokenId> encode(std::string_view, Specials) const override { return {}; }
-    std::string piece(TokenId id) const override { return id < end() ? pieces[static_cast<std::size_t>(id)] : std::string(); }
-    std::optional<TokenId> special(std::string_view name) const override { return name == "<|assistant|>" ? std::optional(end() + 1) : std::nullopt; }
-    bool is_special(TokenId id) const override { return id >= end(); }
-    int size() const override { return end() + 3; }
-    std::string decode(std::span<const TokenId> ids) const override {
-        std::string out;
-        for (const TokenId id : ids) out += piece(id);
-        return out;
-    }
-    TokenId end() const { return static_cast<TokenId>(pieces.size()); }
-    std::vector<std::string> pieces;
-};
 
 struct Model {
     Pieces tokenizer;
@@ -450,6 +426,24 @@ TEST_CASE("calls of tools: their arguments are constrained, text isn't", "[gramm
     CHECK(takes(generic, "<tool_call>\n{\"name\": \"x") == "stops at 22");
     CHECK(takes(only, "<tool_call>\n{\"name\": \"name\", \"arguments\": {}}\n</tool_call>") == "done");
     CHECK(takes(only, "Hi") == "stops at 0");
+    // A schema for the text: then there is either text or calls.
+    for (const Kind kind : {Kind::name_line, Kind::python, Kind::json}) {
+        CallForm form{kind};
+        form.text = R"({"enum": [12, "<tool_call>", "na\n"]})";
+        for (const char* text : {"12", "\n  12", "\"<tool_call>\"", "\"na\\n\""}) CHECK(takes(form, text) == "done");
+        CHECK(takes(form, "Hi") == "stops at 0");
+        CHECK(takes(form, kind == Kind::json ? " <tool_call>\n{\"name\": \"name\", \"arguments\": {}}\n</tool_call>" :
+                          kind == Kind::python ? " name\n ```python\ntool_call()\n```" : " name\n{}") == "may end");
+        form.calls_only = true;
+        CHECK(takes(form, "12") == "stops at 0");
+        form.text = R"({"items": {"not": {}}})";
+        try {
+            m.compiler->tool_calls(tools, form);
+            FAIL("compiled");
+        } catch (const SchemaError& e) {
+            CHECK(e.pointer == "/text/items/not");
+        }
+    }
     try {
         m.compiler->tool_calls(std::vector<ToolSchema>{tools[0], {"f", R"({"properties": {"a": {"not": {}}}})"}}, generic);
         FAIL("compiled");
