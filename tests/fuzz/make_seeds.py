@@ -190,3 +190,20 @@ for number in range(5):
 put("kv_snapshot", "overwritten", bytes([1, 0, 40, 0, 0, 3]) + b"abc")
 put("kv_snapshot", "cut", bytes([0, 1, 200, 1, 0, 0]))
 put("kv_snapshot", "longer", bytes([2, 2, 0, 0, 0, 4]) + b"more" + bytes([1, 0, 0, 0, 0, 8]) + b"GLMDKV02")
+
+# Schemas: a byte for what they are for, and the text --------------------------------------------------------------------------
+schemas = {
+    "person": {"type": "object", "properties": {"name": {"type": "string", "minLength": 1, "maxLength": 9}, "age": {"type": "integer", "minimum": 0, "maximum": 150},
+                                                "tags": {"type": "array", "items": {"enum": ["a", "b", 1, None]}, "minItems": 1, "maxItems": 3}}, "required": ["name", "age"]},
+    "tree": {"$ref": "#/$defs/n", "$defs": {"n": {"type": "object", "properties": {"v": {"type": ["number", "null"]}, "c": {"type": "array", "items": {"$ref": "#/$defs/n"}}}}}},
+    "merged": {"allOf": [{"properties": {"a": {"minimum": 1}}, "required": ["a"]}, {"properties": {"a": {"maximum": 5.5}, "b": True}, "additionalProperties": {"type": "string"}}]},
+    "either": {"anyOf": [{"const": {"a": [1.5, "é"]}}, {"type": "string", "pattern": "^(ab?|\\d{2,3})+$"}, {"prefixItems": [{"type": "boolean"}], "items": False}]},
+    "one": {"oneOf": [{"properties": {"k": {"const": "x"}}, "required": ["k"]}, {"properties": {"k": {"enum": ["y", "z"]}}, "required": ["k"]}]},
+    "numbers": {"type": "array", "items": {"type": "number", "exclusiveMinimum": -0.25, "exclusiveMaximum": 12.5}, "prefixItems": [{"format": "date"}, {"format": "uuid"}]},
+    "anything": True,
+}
+for name, schema in schemas.items():
+    put("json_schema", name, b"\0" + json.dumps(schema).encode())
+for number, form in enumerate(["generic", "glm4", "chatglm3"], 1):
+    put("json_schema", form, bytes([number + 4]) + json.dumps(schemas["person"]).encode() + b"\x1e" + json.dumps(schemas["tree"]).encode() +
+        (b"\x1e" + json.dumps(schemas["either"]).encode() if number > 1 else b""))
