@@ -15,15 +15,16 @@ LANGUAGES = {
     "c": ("ask.c", ["cc", "-Wall", "-Wextra", "-Werror", "-O1", "ask.c", "-o", "ask-c", "-lcurl"], ["./ask-c"]),
     "cpp": ("ask.cpp", ["c++", "-std=c++20", "-Wall", "-Wextra", "-Werror", "-O0", "ask.cpp", "-o", "ask-cpp", "-lcurl", "-lboost_json"], ["./ask-cpp"]),
     "js": ("ask.js", None, ["node", "ask.js"]),
-    "go": None,
+    "go": ("ask.go", None, ["go", "run", "ask.go"]),
 }
 blocks = re.findall(r"^```(\w+)\n(.*?)^```", open(sys.argv[1]).read(), re.M | re.S)
 assert [language for language, _ in blocks] == ["sh", "python", "python", "c", "cpp", "js", "go"], [language for language, _ in blocks]
 
 with Daemon() as daemon:
-    environment = dict(os.environ, GLM_SOCKET=daemon.socket)
+    # Go keeps what it compiled below HOME, and asks its proxy for nothing.
+    environment = dict(os.environ, GLM_SOCKET=daemon.socket, GOCACHE=os.path.join(daemon.folder, "go-build"), GOPROXY="off", GO111MODULE="off")
     for language, text in blocks:
-        if not LANGUAGES[language] or not shutil.which(LANGUAGES[language][2][0]) and language == "js":
+        if language in ("js", "go") and not shutil.which(LANGUAGES[language][2][0]):
             print(f"left out: {language}")
             continue
         file, build, run = LANGUAGES[language]
