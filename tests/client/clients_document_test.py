@@ -22,7 +22,7 @@ assert [language for language, _ in blocks] == ["sh", "python", "python", "c", "
 
 with Daemon() as daemon:
     # Go keeps what it compiled below HOME, and asks its proxy for nothing.
-    environment = dict(os.environ, GLM_SOCKET=daemon.socket, GOCACHE=os.path.join(daemon.folder, "go-build"), GOPROXY="off", GO111MODULE="off")
+    environment = dict(os.environ, GLM_SOCKET=daemon.socket, GOCACHE=os.path.join(daemon.folder, "go-build"), GOPROXY="off")
     for language, text in blocks:
         if language in ("js", "go") and not shutil.which(LANGUAGES[language][2][0]):
             print(f"left out: {language}")
