@@ -20,12 +20,12 @@ using namespace grammar;
 constexpr std::size_t most_kept = 32;
 constexpr int most_nesting = 64;
 
-json::value parsed(std::string_view schema, const std::string& pointer) {
+json::value parsed(std::string_view schema) {
     json::parse_options options;
     options.max_depth = most_nesting;
     boost::system::error_code error;
     json::value value = json::parse(json::string_view(schema.data(), schema.size()), error, {}, options);
-    if (error) throw SchemaError(pointer, "The schema is no valid JSON: " + error.message() + ".");
+    if (error) throw SchemaError("", "The schema is no valid JSON: " + error.message() + ".");
     return value;
 }
 
@@ -36,7 +36,7 @@ public:
 
     std::shared_ptr<const Grammar> json_schema(std::string_view schema) override {
         return kept("json " + std::string(schema), [&](Automaton& automaton) {
-            const json::value root = parsed(schema, "");
+            const json::value root = parsed(schema);
             SchemaCompiler compiler(automaton, root);
             RuleBuilder rule(automaton);
             const int value = rule.state(), end = rule.state();
@@ -129,45 +129,49 @@ void text_with(RuleBuilder& rule, int from, std::string_view mark, int called) {
         }
 }
 
+/// What stands between a name and its arguments, and behind these.
+std::pair<std::string_view, std::string_view> around_arguments(CallForm::Kind form) {
+    switch (form) {
+        case CallForm::Kind::json: return {"\", \"arguments\": ", "}\n</tool_call>"};
+        case CallForm::Kind::python: return {" ```python\ntool_call(", ")\n```"};
+        case CallForm::Kind::name_line: break;
+    }
+    return {};
+}
+
 std::shared_ptr<const Grammar> Compiler::tool_calls(std::span<const ToolSchema> tools, const CallForm& form) {
     std::string key = "tools " + std::to_string(int(form.kind)) + (form.calls_only ? "c" : "t") + (form.several ? "s" : "1") + form.text;
     for (const ToolSchema& t : tools) key += "\n" + t.name + " " + t.parameters;
     return kept(key, [&](Automaton& automaton) {
-        std::vector<json::value> roots;
-        std::vector<std::unique_ptr<SchemaCompiler>> compilers;
         RuleBuilder rule(automaton);
         const int end = rule.state();
         rule.accept(end);
-        std::vector<int> called;  // behind a name
-        for (std::size_t i = 0; i < tools.size(); ++i) roots.push_back(parsed(tools[i].parameters, "/" + std::to_string(i)));
-        for (std::size_t i = 0; i < tools.size(); ++i) {
+        const auto with = [&](const std::string& pointer, const std::string& schema, auto add) {
             try {
-                compilers.push_back(std::make_unique<SchemaCompiler>(automaton, roots[i]));
-                SchemaCompiler& compiler = *compilers.back();
-                called.push_back(rule.state());
-                const int before = form.kind == CallForm::Kind::python ? rule.literal(called[i], " ```python\ntool_call(") : form.kind == CallForm::Kind::json ? rule.literal(called[i], "\", \"arguments\": ") : called[i];
-                const int behind = rule.state();
-                rule.call(before, form.kind == CallForm::Kind::python ? compiler.keywords(roots[i], "") : compiler.arguments(roots[i], ""), behind);
-                rule.literal(behind, form.kind == CallForm::Kind::python ? ")\n```" : form.kind == CallForm::Kind::json ? "}\n</tool_call>" : "", end);
+                const json::value root = parsed(schema);
+                SchemaCompiler compiler(automaton, root);
+                add(compiler, root);
                 compiler.finish();
             } catch (const SchemaError& e) {
-                throw SchemaError("/" + std::to_string(i) + e.pointer, e.what());
+                throw SchemaError(pointer + e.pointer, e.what());
             }
-        }
-        json::value text;
-        if (!form.text.empty()) {
-            try {
-                text = parsed(form.text, "");
-                SchemaCompiler compiler(automaton, text);
+        };
+        std::vector<int> called;  // behind a name
+        const auto [before, behind] = around_arguments(form.kind);
+        for (std::size_t i = 0; i < tools.size(); ++i)
+            with("/" + std::to_string(i), tools[i].parameters, [&](SchemaCompiler& compiler, const json::value& root) {
+                called.push_back(rule.state());
+                const int closing = rule.state();
+                rule.call(rule.literal(called[i], before), form.kind == CallForm::Kind::python ? compiler.keywords(root, "") : compiler.arguments(root, ""), closing);
+                rule.literal(closing, behind, end);
+            });
+        if (!form.text.empty())
+            with("/text", form.text, [&](SchemaCompiler& compiler, const json::value& root) {
                 const int value = rule.state(), said = rule.state();
                 rule.accept(said);
                 if (!form.calls_only) rule.call(rule.start(), compiler.blanks(), value);
-                rule.call(value, compiler.value(text, ""), said);
-                compiler.finish();
-            } catch (const SchemaError& e) {
-                throw SchemaError("/text" + e.pointer, e.what());
-            }
-        }
+                rule.call(value, compiler.value(root, ""), said);
+            });
         const bool any_text = !form.calls_only && form.text.empty();
         if (form.kind == CallForm::Kind::json) {
             const int open = rule.state();
