@@ -200,6 +200,7 @@ schemas = {
     "either": {"anyOf": [{"const": {"a": [1.5, "é"]}}, {"type": "string", "pattern": "^(ab?|\\d{2,3})+$"}, {"prefixItems": [{"type": "boolean"}], "items": False}]},
     "one": {"oneOf": [{"properties": {"k": {"const": "x"}}, "required": ["k"]}, {"properties": {"k": {"enum": ["y", "z"]}}, "required": ["k"]}]},
     "numbers": {"type": "array", "items": {"type": "number", "exclusiveMinimum": -0.25, "exclusiveMaximum": 12.5}, "prefixItems": [{"format": "date"}, {"format": "uuid"}]},
+    "beside": {"type": "array", "items": {"type": "integer"}, "minItems": 2, "anyOf": [{"maxItems": 3}, {"items": {"minimum": 5}, "maxItems": 4}]},
     "anything": True,
 }
 for name, schema in schemas.items():
