@@ -266,7 +266,7 @@ Answer create_response(Application& app, Exchange& exchange) {
     ResponseCheckpoints checkpoints(app, identity);
     std::string text;
     json::array logprobs, unsent;  // of the text; they aren't stored
-    std::size_t untold = 0;
+    std::size_t untold = 0;        // bytes of text whose tokens are still among these
     bool announced = !call.stream;
     int place = -1;
     auto sent = std::chrono::steady_clock::now();

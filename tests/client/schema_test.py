@@ -44,6 +44,8 @@ def samples(named, tokens, count, seed):
     # Not splitlines(): a text may have U+2028.
     for (name, schema), line in zip(named, run.stdout.rstrip("\n").split("\n"), strict=True):
         answer = json.loads(line)
+        if name.startswith("random") and answer.get("message") == "A $ref leads back to itself without anything in between.":
+            continue
         assert "samples" in answer, (name, answer, json.dumps(schema))
         for text in answer["samples"]:
             if text is None:
