@@ -12,6 +12,7 @@ from glmd_fixture import Daemon, UnixConnection
 
 KILLS = int(os.environ.get("GLMD_KILLS", "20"))
 CLIENTS = 4
+TURNS = 10   # of a session: more might not fit into the model's context
 
 
 class Talker(threading.Thread):
@@ -25,9 +26,11 @@ class Talker(threading.Thread):
     def run(self):
         try:
             while True:
-                if not self.sessions or self.random.random() < 0.1:
-                    self.sessions[self.daemon_.post("/v1/conversations", {})["id"]] = []
-                self.turn(self.random.choice(list(self.sessions)))
+                short = [session for session, turns in self.sessions.items() if len(turns) < TURNS]
+                if not short or self.random.random() < 0.1:
+                    short = [self.daemon_.post("/v1/conversations", {})["id"]]
+                    self.sessions[short[0]] = []
+                self.turn(self.random.choice(short))
         except (OSError, http.client.HTTPException, EOFError):
             pass  # killed
         except BaseException as error:
@@ -58,7 +61,8 @@ class Talker(threading.Thread):
 
 
 def check(daemon, sessions):
-    turns = 0
+    """How many turns were looked at, and of how many the kill took the answer."""
+    turns = cut = 0
     for session, known in sessions.items():
         texts = [(item["role"], item["content"][0]["text"]) for item in daemon.items(session)]
         at = 0
@@ -67,7 +71,8 @@ def check(daemon, sessions):
             role, text = texts[at + 1]
             assert role == "assistant" and (answer is None or text == answer), (said, answer, text)
             turns += 1
-    return turns
+            cut += answer is None
+    return turns, cut
 
 
 def main():
@@ -80,7 +85,7 @@ def main():
     with open(config, "w") as file:
         file.write(f'[storage]\nkey_file = "{key}"\nsnapshot_after_s = 1\n[engine]\ncontext = 1024\n')
     daemon.arguments = ["--config", config]
-    chance, turns, began = random.Random(1), 0, time.monotonic()
+    chance, checked, began = random.Random(1), [], time.monotonic()
     with daemon:
         database = os.path.join(daemon.folder, "state", "sessions.db")
         for number in range(KILLS):
@@ -101,15 +106,16 @@ def main():
                     check(daemon, {session: sessions[session]})
                 check(daemon, dict(list(sessions.items())[-3:]))
                 if sum(len(known) for known in sessions.values()) > 400:   # so that each round stays short
-                    turns += check(daemon, sessions)
+                    checked.append(check(daemon, sessions))
                     sessions.clear()
-        turns += sum(check(daemon, sessions) for sessions in talkers)
+        checked += [check(daemon, sessions) for sessions in talkers]
         status = daemon.get("/v1/glm/status")["sessions"]
         assert status["damaged_files"] == [], status
         daemon.stop()
         with sqlite3.connect(database) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    print(f"{KILLS} kills, {turns} turns checked, none lost, in {time.monotonic() - began:.0f} s")
+    turns, cut = (sum(numbers) for numbers in zip(*checked))
+    print(f"{KILLS} kills, {turns} turns checked, {cut} of them cut off in the answer, none lost, in {time.monotonic() - began:.0f} s")
 
 
 main()
