@@ -115,7 +115,7 @@ public:
         const OwnerLock lock(path);
         const Salvage done = glmd::salvage(path, migrate_to);
         return "the session database " + path + " was damaged: " + std::to_string(done.rows) + " rows were salvaged into a new one, " +
-               std::to_string(done.unreadable) + " numbers of rows couldn't be read; the damaged file is kept as " + done.kept;
+               std::to_string(done.unreadable) + " rows or pages couldn't be read; the damaged file is kept as " + done.kept;
     }
     void note(std::string notice) { notices_.push_back(std::move(notice)); }
 

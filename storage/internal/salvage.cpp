@@ -1,8 +1,12 @@
-// Peculiar: rows are reached by their number, each on its own way down the tree, so that a broken page costs the rows on it and no
-// others. Nothing is done to the damaged file but renaming it, after the new one lies whole and synced beside it (PATH.salvaged).
+// Peculiar: the numbers of a table's rows are read from its pages themselves (sqlite.org/fileformat2.html, 1.6), and each row is then
+// reached by its number, on its own way down the tree. So a broken page costs the rows on it and no others, and pages in a wrong order lead
+// nowhere twice. Nothing is done to the damaged file but moving its log into it and renaming it, after the new one lies whole and synced
+// beside it (PATH.salvaged).
 #include "storage/internal/salvage.h"
 
+#include <algorithm>
 #include <filesystem>
+#include <set>
 
 #include "storage/internal/file.h"
 
@@ -11,8 +15,6 @@ namespace fs = std::filesystem;
 namespace {
 
 using sqlite::Database;
-
-constexpr int most_misses = 5000;  // in a row: the numbers that a broken page may stand for
 
 std::string folder_of(const std::string& path) {
     const fs::path folder = fs::path(path).parent_path();
@@ -26,6 +28,53 @@ void remove_with_log(const std::string& path) {
     for (const char* suffix : {"", "-wal", "-shm", "-journal"}) fs::remove(path + suffix, error);
 }
 
+/// A page of a table's tree as it lies in the file.
+class Page {
+public:
+    explicit Page(std::string_view bytes) : bytes_(bytes) {}
+    bool is_leaf() const { return number(0, 1) == 13; }
+    bool is_interior() const { return number(0, 1) == 5; }
+    std::vector<std::size_t> cells() const {
+        std::vector<std::size_t> all(number(3, 2));
+        for (std::size_t i = 0; i < all.size(); ++i) all[i] = number((is_leaf() ? 8 : 12) + 2 * i, 2);
+        return all;
+    }
+    /// Of an interior page.
+    std::vector<std::size_t> children() const {
+        std::vector<std::size_t> all{number(8, 4)};
+        for (const std::size_t cell : cells()) all.push_back(number(cell, 4));
+        return all;
+    }
+    /// Of a leaf. A cell is the row's size, its number, and the row.
+    std::vector<std::int64_t> rows() const {
+        std::vector<std::int64_t> all;
+        for (std::size_t cell : cells()) {
+            varint(cell);
+            all.push_back(varint(cell));
+        }
+        return all;
+    }
+
+private:
+    std::size_t byte(std::size_t at) const { return at < bytes_.size() ? static_cast<unsigned char>(bytes_[at]) : 0; }
+    std::size_t number(std::size_t at, int width) const {
+        std::size_t value = 0;
+        for (int i = 0; i < width; ++i) value = value << 8 | byte(at + std::size_t(i));
+        return value;
+    }
+    std::int64_t varint(std::size_t& at) const {
+        std::uint64_t value = 0;
+        for (int i = 0; i < 9; ++i) {
+            const std::size_t next = byte(at++);
+            if (i == 8) return std::int64_t(value << 8 | next);
+            value = value << 7 | (next & 0x7f);
+            if (next < 0x80) break;
+        }
+        return std::int64_t(value);
+    }
+    std::string_view bytes_;
+};
+
 /// Copies what can be read of one table.
 void walk(Database& db, const std::string& table, Salvage& result) {
     std::string columns;
@@ -33,28 +82,34 @@ void walk(Database& db, const std::string& table, Salvage& result) {
         auto query = db.query("SELECT group_concat(name, ', ') FROM pragma_table_info(?1)", std::string_view(table));
         if (query.step()) columns = query.text(0);
     }
-    const std::string next = "SELECT min(rowid) FROM old." + table + " WHERE rowid > ?1";
     const std::string copy = "INSERT OR IGNORE INTO main." + table + " (" + columns + ") SELECT " + columns + " FROM old." + table + " WHERE rowid = ?1";
+    std::size_t page_size = 0;
+    std::vector<std::size_t> open;
     try {
-        db.query(next, 0);
+        db.query(copy, 0);
+        page_size = std::size_t(db.integer("PRAGMA old.page_size"));
+        open.push_back(std::size_t(db.integer("SELECT rootpage FROM old.sqlite_schema WHERE type = 'table' AND name = '" + table + "'")));
     } catch (const StorageError&) {
         return;  // the table itself is unknown there
     }
-    std::int64_t at = 0;
-    for (int missed = 0; missed < most_misses;) {
+    std::set<std::size_t> seen{0};
+    std::set<std::int64_t> rows;
+    while (!open.empty()) {
+        const std::size_t number = open.back();
+        open.pop_back();
+        if (!seen.insert(number).second) continue;
+        const std::string bytes = db.file_bytes("old", std::int64_t((number - 1) * page_size), page_size);
+        const Page page(bytes);
+        if (page.is_interior()) std::ranges::copy(page.children(), std::back_inserter(open));
+        else if (page.is_leaf()) std::ranges::copy(page.rows(), std::inserter(rows, rows.end()));
+        else ++result.unreadable;
+    }
+    for (const std::int64_t row : rows) {
         try {
-            {
-                auto query = db.query(next, at);
-                if (!query.step() || query.null(0)) break;
-                at = query.integer(0);
-            }
-            result.rows += db.run(copy, at);
-            missed = 0;
+            (db.run(copy, row) > 0 ? result.rows : result.unreadable) += 1;
         } catch (const StorageFull&) {
             throw;
         } catch (const StorageError&) {
-            ++at;
-            ++missed;
             ++result.unreadable;
         }
     }
@@ -102,6 +157,7 @@ Salvage salvage(const std::string& path, const std::function<void(Database&, std
         // none that has met a broken page can be committed; the file is synced once, at the end.
         db.script("PRAGMA writable_schema = ON; PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF");
         db.run("ATTACH ?1 AS old", std::string_view(path));
+        db.run("PRAGMA old.wal_checkpoint(TRUNCATE)");
         create(db, db.integer("PRAGMA old.user_version"));
         db.script("PRAGMA foreign_keys = OFF");
         std::vector<std::string> tables;

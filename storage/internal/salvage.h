@@ -10,7 +10,7 @@
 namespace glmd {
 
 struct Salvage {
-    std::int64_t rows = 0, unreadable = 0;  // rows that were read; numbers of rows that could not be, which may have been free
+    std::int64_t rows = 0, unreadable = 0;  // rows that were read; rows, or pages of many, that could not be
     std::string kept;                       // the damaged file now
 };
 

@@ -110,6 +110,13 @@ bool Database::truncate_wal() {
     return true;
 }
 
+std::string Database::file_bytes(const char* schema, std::int64_t at, std::size_t count) const {
+    sqlite3_file* file = nullptr;  // SQLite's own: closing another descriptor of the file would drop SQLite's locks
+    std::string bytes(count, '\0');
+    if (sqlite3_file_control(handle_.get(), schema, SQLITE_FCNTL_FILE_POINTER, &file) != SQLITE_OK || !file || !file->pMethods) return {};
+    return file->pMethods->xRead(file, bytes.data(), static_cast<int>(count), at) == SQLITE_OK ? bytes : std::string();
+}
+
 void Database::fail(int code) const {
     const std::string subject = "the session database " + path_;
     const int system = handle_ ? sqlite3_system_errno(handle_.get()) : 0;

@@ -79,6 +79,8 @@ public:
     bool in_transaction() const { return handle_ && !sqlite3_get_autocommit(handle_.get()); }
     bool read_only() const { return sqlite3_db_readonly(handle_.get(), "main") == 1; }
     const std::string& path() const { return path_; }
+    /// Of an attached database's file as it lies there, without the log; empty where it has fewer.
+    std::string file_bytes(const char* schema, std::int64_t at, std::size_t count) const;
     /// Moves the WAL into the database and empties it; false: a reader was in the way.
     bool truncate_wal();
     [[noreturn]] void fail(int code) const;
