@@ -18,12 +18,13 @@ std::string model_id_of(const std::string& path) {
 
 Application::Application(asio::io_context& io_, Config config_, std::unique_ptr<SessionStore> store)
     : io(io_), config(std::move(config_)), search(config.search_bytes), storage(std::move(store), metrics) {
-    if (config.snapshot_bytes > 0)
-        snapshots = std::make_shared<Snapshots>(
-            KvSnapshotOptions{config.state_directory + "/kv", config.snapshot_bytes, config.snapshot_daily_bytes, {}, config.key},
-            [this](const Identity& who, const std::string& session) {
-                return storage.ask([&](SessionStore& store) { return store.conversation(who, session) || store.response(who, session); });
-            });
+    if (config.snapshot_bytes == 0) return;
+    snapshots = std::make_shared<Snapshots>(
+        KvSnapshotOptions{config.state_directory + "/kv", config.snapshot_bytes, config.snapshot_daily_bytes, {}, config.key, {}},
+        [this](const Identity& who, const std::string& session) {
+            return storage.ask([&](SessionStore& store) { return store.conversation(who, session) || store.response(who, session); });
+        });
+    storage.when_full = [kept = snapshots] { kept->make_room(); };
 }
 
 Application::~Application() { shut_down(); }

@@ -37,6 +37,10 @@ void Snapshots::remove(const Identity& who, const std::string& session) {
     asio::post(write_pool_, [this, who, session] { store_->remove(who, session); });
 }
 
+void Snapshots::make_room() {
+    asio::post(write_pool_, [this] { store_->make_room(); });
+}
+
 void Snapshots::join() {
     write_pool_.join();
     read_pool_.join();

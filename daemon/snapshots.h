@@ -32,6 +32,8 @@ public:
     boost::asio::awaitable<std::shared_ptr<const KvImage>> load(const Identity& who, const std::string& session, const std::string& kind);
     /// After the session itself.
     void remove(const Identity& who, const std::string& session);
+    /// Any thread: a session couldn't be written, since the disk is full.
+    void make_room();
     KvSnapshotStore::Counts counts() { return store_->counts(); }
     /// After the engine is gone, and while exists() still answers.
     void join();

@@ -58,12 +58,20 @@ public:
         : store_(std::move(store)), metrics_(std::move(metrics)) {}
     ~StorageThread() { join(); }
 
+    /// Before the first call: what happens, on this thread, whenever the disk is full.
+    std::function<void()> when_full = [] {};
+
     /// work(SessionStore&); calls run in the order they were made.
     template <class Work, class Result = std::invoke_result_t<Work&, SessionStore&>>
     asio::awaitable<Result> call(Work work) {
         return run_on(pool_, [this, asked = Clock::now(), work = std::move(work)]() mutable -> Result {
             Timing timing(*metrics_, asked);
-            return work(*store_);
+            try {
+                return work(*store_);
+            } catch (const StorageFull&) {
+                when_full();
+                throw;
+            }
         });
     }
     /// Without waiting; `work` must not throw.

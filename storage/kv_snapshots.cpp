@@ -34,6 +34,7 @@ constexpr char magic[] = "GLMDKV01", sealed_magic[] = "GLMDKVS1";
 constexpr std::size_t sealed_piece = 64 << 10, sealed_extra = crypto_secretstream_xchacha20poly1305_ABYTES;
 constexpr std::size_t sealed_head = 8 + crypto_secretstream_xchacha20poly1305_HEADERBYTES;
 constexpr std::size_t alignment = 64;
+constexpr std::int64_t most_reserved = std::int64_t(1) << 30;  // for sessions
 constexpr double first_guess_bytes_per_s = 100e6;  // of the disk, until something was written
 
 constexpr const char* schema =
@@ -264,7 +265,9 @@ public:
             // Before the write: what failed in the middle has worn the flash, too.
             db_.run("INSERT INTO written VALUES (?1, ?2) ON CONFLICT DO UPDATE SET bytes = bytes + excluded.bytes", today(), bytes);
             written_ += std::int64_t(bytes);
-            make_room(who, session, std::int64_t(bytes));
+            drop(who, session);
+            while (stored() + std::int64_t(bytes) > options_.max_bytes || room() < std::int64_t(bytes))
+                if (!drop_oldest()) break;
         }
         Hash hash;
         if (!options_.key) {
@@ -335,6 +338,15 @@ public:
         }
     }
 
+    void make_room() override {
+        std::lock_guard lock(mutex_);
+        try {
+            while (room() <= 0 && drop_oldest()) {
+            }
+        } catch (const StorageError&) {
+        }
+    }
+
     Counts counts() override {
         std::lock_guard lock(mutex_);
         try {
@@ -377,8 +389,15 @@ private:
         auto query = db_.query("SELECT bytes FROM written WHERE day = ?1", today());
         return query.step() ? query.integer(0) : 0;
     }
-    bool may_write(std::size_t bytes) {
-        return std::int64_t(bytes) <= options_.max_bytes && written_today() + std::int64_t(bytes) <= options_.daily_write_bytes;
+    std::int64_t room() const {
+        if (options_.room) return options_.room();
+        std::error_code error;
+        const fs::space_info disk = fs::space(options_.directory, error);
+        return error ? 0 : std::int64_t(disk.available) - std::min(std::int64_t(disk.capacity) / 10, most_reserved);
+    }
+    bool may_write(std::size_t size) {
+        const auto bytes = std::int64_t(size);
+        return bytes <= options_.max_bytes && written_today() + bytes <= options_.daily_write_bytes && bytes <= room() + stored();
     }
     void unlink(const std::string& name) { ::unlink((options_.directory + "/" + name).c_str()); }
 
@@ -391,18 +410,16 @@ private:
         if (!name.empty()) unlink(name);
     }
 
-    /// For a file of that size; the session's own old one goes first.
-    void make_room(const Identity& who, std::string_view session, std::int64_t bytes) {
-        drop(who, session);
-        while (stored() + bytes > options_.max_bytes) {
-            std::string name;
-            {
-                auto query = db_.query("DELETE FROM snapshot WHERE used = (SELECT min(used) FROM snapshot) RETURNING file");
-                while (query.step()) name = query.text(0);
-            }
-            if (name.empty()) return;
-            unlink(name);
+    /// The file first: on a full disk a row can't be removed before something else is. False: there is none.
+    bool drop_oldest() {
+        std::string name;
+        {
+            auto query = db_.query("SELECT file FROM snapshot ORDER BY used LIMIT 1");
+            if (query.step()) name = query.text(0);
         }
+        if (name.empty()) return false;
+        unlink(name);
+        return db_.run("DELETE FROM snapshot WHERE file = ?1", name) > 0;
     }
 
     /// Rows and files that have lost each other; plain ones where there is a key, and the other way round.

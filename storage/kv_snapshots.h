@@ -25,6 +25,7 @@ struct KvSnapshotOptions {
     std::int64_t daily_write_bytes = std::int64_t(8) << 30;
     std::function<std::int64_t()> day;     // for tests; unset: days since 1970
     std::shared_ptr<const MasterKey> key;  // null: files are plain
+    std::function<std::int64_t()> room;    // for tests; unset: what the disk has free but for a tenth (at most 1 GiB), which sessions have
 };
 
 /// What was there at a time, checked; the bytes stay readable while it lives.
@@ -51,6 +52,8 @@ public:
     /// Null: there is none of this session and this model. One that is torn is removed.
     virtual std::shared_ptr<const KvSnapshot> get(const Identity&, std::string_view session, std::string_view fingerprint) = 0;
     virtual void remove(const Identity&, std::string_view session) = 0;
+    /// The disk is full, and something better than a cache wants to be on it: the least recently used go until there is room.
+    virtual void make_room() = 0;
 
     struct Counts {
         std::int64_t files = 0, bytes = 0;

@@ -180,3 +180,35 @@ TEST_CASE("kv snapshots: only what saves more time than it costs") {
     REQUIRE(large.store->put(alice, "a", model, tokens(50), bytes(5000, 1)));
     CHECK_FALSE(large.store->wants(alice, "a", model, 60, 5'000'000, 500));   // paid
 }
+
+TEST_CASE("kv snapshots: a disk that is nearly full is the sessions'") {
+    Scratch scratch;
+    const std::string folder = (scratch.path / "kv").string();
+    std::int64_t others = 0;
+    const auto room = [&] {
+        std::int64_t left = 20000 - others;
+        for (const auto& entry : fs::directory_iterator(folder))
+            if (entry.path().filename().string().starts_with("kv_")) left -= std::int64_t(entry.file_size());
+        return left;
+    };
+    const auto store = KvSnapshotStore::open({folder, 1 << 20, 1 << 20, {}, nullptr, room});
+    const auto put = [&](const std::string& session) { return store->put(alice, session, model, tokens(40), bytes(5000, 1)); };
+    const auto has = [&](const std::string& session) { return store->get(alice, session, model) != nullptr; };
+    for (const char* session : {"conv_1", "conv_2", "conv_3", "conv_4"}) CHECK(put(session));
+    CHECK_FALSE(has("conv_1"));  // the fourth had no room beside all three
+    CHECK(has("conv_4"));
+    CHECK(store->counts().files == 3);
+
+    others = 12000;
+    store->make_room();
+    CHECK(store->counts().files == 1);
+    CHECK(has("conv_4"));
+    others = 16000;
+    CHECK_FALSE(put("conv_5"));  // not even alone
+    CHECK(has("conv_4"));
+    CHECK_FALSE(store->wants(alice, "conv_5", model, 1000, 5000, 1));
+    others = 30000;
+    store->make_room();
+    CHECK(store->counts().files == 0);
+    store->make_room();
+}
