@@ -9,22 +9,30 @@ namespace {
 
 constexpr int least_match = 2, longest_match = 16, edited_match = 4;
 constexpr double prior_weight = 2, memory = 0.95;     // of guesses and how they fared
-constexpr std::array first_rates{0.25, 0.1, 0.25, 0.45, 0.6, 0.75, 0.85};
+constexpr double first_copying = 0.3, copying_memory = 0.92;
+constexpr std::array rates_of_own_words{0.05, 0.05, 0.1, 0.25, 0.4, 0.6, 0.8}, rates_of_copies{0.6, 0.6, 0.75, 0.85, 0.9, 0.95, 0.97};
 constexpr double worth = 1.05;                        // expected gain below which a guess isn't verified
 constexpr double patience = 0.97;                     // of its speed that a sequence keeps beside others' guesses
 constexpr double optimism = 0.02;                     // of a step's time for one more row, while unknown
 constexpr int warm_ups = 2;                           // steps of a shape that a GPU first runs, then records
-constexpr double rise = 0.1, fall = 0.3, drift = 0.002;
+constexpr double rise = 0.1, fall = 0.3, drift = 0.0002;
 
 }  // namespace
 
-PromptLookup::PromptLookup(std::span<const TokenId> prompt) : tokens_(prompt.begin(), prompt.end()) {
-    for (std::size_t i = 0; i < rates_.size(); ++i) rates_[i] = {prior_weight * first_rates[i], prior_weight};
+PromptLookup::PromptLookup(std::span<const TokenId> prompt) : tokens_(prompt.begin(), prompt.end()), copying_(first_copying) {
     search();
 }
 
 std::size_t PromptLookup::rate_of(int match) {
     return match <= 3 ? std::size_t(match - 1) : match <= 5 ? 3 : match <= 8 ? 4 : match <= 15 ? 5 : 6;
+}
+
+/// An answer that copies goes on with it after every short match, one in its own words doesn't: what guesses of all kinds came to
+/// lately is what one kind begins with.
+double PromptLookup::chance(int match) const {
+    const std::size_t kind = rate_of(match);
+    const double prior = rates_of_own_words[kind] + copying_ * (rates_of_copies[kind] - rates_of_own_words[kind]);
+    return (rates_[kind].right + prior_weight * prior) / (rates_[kind].tried + prior_weight);
 }
 
 void PromptLookup::search() {
@@ -47,6 +55,7 @@ void PromptLookup::add(TokenId id) {
         r.tried = memory * r.tried + 1;
         r.right = memory * r.right + right;
     }
+    copying_ = copying_memory * copying_ + (1 - copying_memory) * right;
     tokens_.push_back(id);
     if (right) {  // further along the same text
         ++at_, ++match_;
@@ -59,12 +68,11 @@ void PromptLookup::add(TokenId id) {
 
 PromptLookup::Guess PromptLookup::guess(int most) const {
     Guess g;
-    double chance = 1;
+    double all = 1;
     for (int i = 0; match_ > 0 && i < most; ++i) {
         const std::size_t at = at_ + static_cast<std::size_t>(i);
         g.tokens.push_back(at < tokens_.size() ? tokens_[at] : g.tokens[at - tokens_.size()]);  // a loop goes on
-        const Rate& r = rates_[rate_of(match_ + i)];
-        g.chance.push_back(chance *= r.right / r.tried);
+        g.chance.push_back(all *= chance(match_ + i));
     }
     return g;
 }

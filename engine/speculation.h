@@ -31,12 +31,14 @@ private:
         double right = 0, tried = 0;
     };
     static std::size_t rate_of(int match);
+    double chance(int match) const;
     void search();
 
     std::vector<TokenId> tokens_;
     std::size_t at_ = 0;  // of the token that is guessed to come next
     int match_ = 0;       // tokens before it that agree with the last ones; 1: behind a single wrong one; 0: no guess
-    std::array<Rate, 7> rates_;
+    std::array<Rate, 7> rates_{};
+    double copying_;  // how much of the last dozen tokens was guessed right, from 0 to 1
 };
 
 /// How many guesses the next step should verify, from what steps of nothing but answers took by their number of rows.
