@@ -99,7 +99,7 @@ TEST_CASE("draft planner: tries what it never saw, and forgets a hiccup") {
     CHECK(p.choose(sure, 4) == std::vector{4});
     for (int i = 0; i < 3; ++i) p.note(5, 5.0);  // somebody else had the machine
     int steps = 0;
-    while (p.choose(sure, 4)[0] != 4 && steps < 2000) p.note(1 + p.choose(sure, 4)[0], 0.1), ++steps;
-    CHECK(steps < 2000);
+    while (p.choose(sure, 4)[0] != 4 && steps < 20000) p.note(1 + p.choose(sure, 4)[0], 0.1), ++steps;
+    CHECK(steps < 20000);
     CHECK(p.seconds(5) < 0.5);
 }
