@@ -291,6 +291,16 @@ void with_loading_wait(const Terminal& terminal, const std::function<void()>& wo
     }
 }
 
+std::string describe_loading(const json::object& event) {
+    const std::string stage = text_of(event, "stage");
+    std::string text = "loading " + text_of(event, "model", "the model");
+    if (stage == "waiting") return text + ": another model's answers end first";
+    text += stage == "packing" ? ": packing it for this machine, once" : stage == "copying" ? ": copying" : stage == "testing" ? ": testing" : "";
+    if (const json::value* progress = event.if_contains("progress"); progress && progress->is_number())
+        text += ", " + std::to_string(static_cast<int>(100 * progress->to_number<double>())) + " %";
+    return text + ", " + std::to_string(number_of(event, "seconds")) + " s";
+}
+
 std::string text_of(const json::object& object, std::string_view key, std::string_view fallback) {
     const json::value* value = object.if_contains(key);
     return value && value->is_string() ? std::string(value->get_string()) : std::string(fallback);

@@ -73,6 +73,8 @@ private:
 class Terminal;
 /// Runs `work`; while the daemon answers model_loading, waits with a spinner and tries again, 60 s at most.
 void with_loading_wait(const Terminal& terminal, const std::function<void()>& work);
+/// What a spinner says of an event glm.model.loading.
+std::string describe_loading(const json::object& event);
 
 // Reading JSON of which little is promised.
 std::string text_of(const json::object& object, std::string_view key, std::string_view fallback = "");

@@ -41,6 +41,7 @@ Exit run_infill(const Globals& globals, const InfillOptions& options) {
         client.stream(
             "/v1/glm/infill", request,
             [&](std::string_view event, const json::object& data) {
+                if (event == "glm.model.loading") spinner.say(describe_loading(data));
                 if (event == "glm.infill.delta") spinner.say("filling blank " + std::to_string(number_of(data, "blank") + 1));
                 const json::object* infill = object_of(data, "infill");
                 if (event == "glm.infill.completed" && infill) filled = *infill;

@@ -21,6 +21,8 @@ Answer respond(Client& client, const Terminal& terminal, const json::object& req
                     spinner.clear();
                     answer.text += delta;
                     on_text(delta);
+                } else if (event == "glm.model.loading") {
+                    spinner.say(describe_loading(data));
                 } else if (event == "glm.compaction.in_progress") {
                     spinner.say("summarizing older messages");
                 } else if (event == "glm.compaction.completed") {

@@ -95,6 +95,7 @@ Exit run_summarize(const Globals& globals, const SummarizeOptions& options) {
             client.stream(
                 "/v1/glm/summaries", request,
                 [&](std::string_view event, const json::object& data) {
+                    if (event == "glm.model.loading") spinner.say(describe_loading(data));
                     if (event == "glm.summary.progress") spinner.say(describe(data));
                     const json::object* summary = object_of(data, "summary");
                     if (summary && event != "glm.summary.created") result = *summary;

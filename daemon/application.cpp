@@ -116,6 +116,7 @@ void Application::unload() {
 
 void Application::replace_engine(std::function<std::shared_ptr<Engine>()> make, std::function<void(std::shared_ptr<Engine>)> installed) {
     loading_ = true;
+    progress_.begun = std::chrono::steady_clock::now();
     ++progress_.marks;
     if (loader_.joinable()) loader_.join();  // it has posted its last
     loader_ = std::thread([this, make = std::move(make), installed = std::move(installed), old = std::move(engine_)]() mutable {
@@ -158,13 +159,15 @@ struct Application::Waiting {
     std::string path;
 };
 
-asio::awaitable<std::shared_ptr<Engine>> Application::require_engine(std::optional<std::string> requested, Identity identity) {
+asio::awaitable<std::shared_ptr<Engine>> Application::require_engine(std::optional<std::string> requested, Identity identity, LoadWaiter* waiter) {
     std::optional<std::string> path = model_file(requested.value_or(""));
     if (!path && state_ == ModelState::missing) path = config.model_path();
     if (!path) throw HttpError(404, "model_not_found", "There is no model '" + *requested + "'; GET /v1/models lists what there is.", "model");
     if (state_ != ModelState::missing) require_allowed(identity, model_id_of(*path));
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(config.load_wait_s);
     const Waiting waiting(*this, *path);
+    const auto soon = [](int seconds) { return std::chrono::steady_clock::now() + std::chrono::seconds(seconds); };
+    auto deadline = soon(config.load_wait_s), look = soon(1);
+    std::uint64_t marks = progress_.marks;
     for (;;) {
         used();
         if (stopping) throw service_stopping();
@@ -177,7 +180,13 @@ asio::awaitable<std::shared_ptr<Engine>> Application::require_engine(std::option
             }
         }
         if (std::chrono::steady_clock::now() >= deadline) throw HttpError(503, "model_loading", "The model is being loaded.", "", 2);
-        co_await loads_.since(loads_.version(), deadline);
+        co_await loads_.since(loads_.version(), waiter ? std::min(deadline, look) : deadline);
+        if (!waiter || std::chrono::steady_clock::now() < look) continue;
+        look = soon(1);
+        if (waiter->exchange.disconnected()) throw HttpError(503, "client_left", "The client has left.");
+        if (!waiter->stream || !loading_) continue;
+        if (marks != std::exchange(marks, progress_.marks)) deadline = soon(config.load_wait_s);
+        co_await waiter->tell(model_id_, progress_);
     }
 }
 

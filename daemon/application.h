@@ -20,6 +20,7 @@
 #include "daemon/changes.h"
 #include "daemon/config.h"
 #include "daemon/energy_account.h"
+#include "daemon/load_progress.h"
 #include "daemon/memory_pressure.h"
 #include "daemon/metrics.h"
 #include "daemon/snapshots.h"
@@ -35,18 +36,6 @@ class SummaryJob;
 
 /// unloaded: idle for long, or making room; the next request loads it.
 enum class ModelState { loading, ready, missing, failed, unloaded };
-
-/// How far a load is. The loader writes, anybody reads.
-struct LoadProgress {
-    std::atomic<const char*> stage{""};
-    std::atomic<std::uint64_t> done{0}, total{0};  // of the stage; a total of 0: unknown
-    std::atomic<std::uint64_t> marks{0};           // grows with everything that gets done, and with nothing else
-
-    void at(const char* name, std::uint64_t now, std::uint64_t all) {
-        if (stage.exchange(name) != name || done.exchange(now) != now) ++marks;
-        total = all;
-    }
-};
 
 class Application {
 public:
@@ -93,9 +82,9 @@ public:
     /// The file of a model by its id; none without one. "default" and "" are the configured one.
     std::optional<std::string> model_file(const std::string& id) const;
     /// The engine of that model, loaded on demand. One model is in memory at a time: whoever wants another waits until nobody
-    /// waits for this one, and its requests have ended. Throws HttpError: 503 when it took too long or failed, 404 without such a model, or when the
-    /// tenant may not use it.
-    asio::awaitable<std::shared_ptr<Engine>> require_engine(std::optional<std::string> requested, Identity identity);
+    /// waits for this one, and its requests have ended. Throws HttpError: 503 when it took too long, failed or the waiter left, 404 without
+    /// such a model, or when the tenant may not use it. Whoever is told of the load waits for as long as it gets on.
+    asio::awaitable<std::shared_ptr<Engine>> require_engine(std::optional<std::string> requested, Identity identity, LoadWaiter* waiter = nullptr);
     /// Throws HttpError 503 unless a request would be answered without waiting for a load that may fail.
     void require_model(const Identity& identity) const;
 

@@ -120,6 +120,8 @@ public:
         pending_.append("data: ").append(data).append("\n\n");
     }
 
+    void comment(std::string_view text) override { pending_.append(": ").append(text).append("\n\n"); }
+
     asio::awaitable<void> flush() override {
         std::string piece = std::move(pending_);
         pending_.clear();
@@ -147,11 +149,6 @@ public:
             co_await asio::async_write(connection_.stream_, asio::buffer(piece), asio::redirect_error(asio::use_awaitable, error));
         }
         if (error) lose();
-    }
-
-    asio::awaitable<void> keep_alive() override {
-        pending_ += ": \n\n";
-        co_await flush();
     }
 
     /// After the handler: the end of a stream.

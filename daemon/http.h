@@ -71,9 +71,14 @@ public:
     virtual ~EventStream() = default;
     /// event may be empty (chat streams have data lines only).
     virtual void queue(std::string_view event, std::string_view data) = 0;
+    /// One line that clients ignore.
+    virtual void comment(std::string_view text) = 0;
     virtual asio::awaitable<void> flush() = 0;
-    /// A line that clients ignore and that keeps proxies and timeouts quiet.
-    virtual asio::awaitable<void> keep_alive() = 0;
+    /// An empty comment, which keeps proxies and timeouts quiet.
+    asio::awaitable<void> keep_alive() {
+        comment("");
+        return flush();
+    }
 };
 
 class Exchange {

@@ -20,7 +20,8 @@ Answer create_chat_completion(Application& app, Exchange& exchange) {
     parameters.ignore({"store", "metadata"});
     parameters.finish();
 
-    std::shared_ptr<Engine> engine = co_await app.require_engine(model, exchange.request().identity);
+    LoadWaiter waiter{exchange, call.stream, true};
+    std::shared_ptr<Engine> engine = co_await app.require_engine(model, exchange.request().identity, &waiter);
     assign(app, exchange.request().identity, call.request);
     require_queue(app, *engine, call.request);
     call.request.grammar = co_await compile(app, engine, call.tools, call.format);

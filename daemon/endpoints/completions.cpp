@@ -19,7 +19,8 @@ Answer create_completion(Application& app, Exchange& exchange) {
     parameters.finish();
     if (call.request.max_tokens == 0) call.request.max_tokens = 16;  // OpenAI's default
 
-    std::shared_ptr<Engine> engine = co_await app.require_engine(model, exchange.request().identity);
+    LoadWaiter waiter{exchange, call.stream, true};
+    std::shared_ptr<Engine> engine = co_await app.require_engine(model, exchange.request().identity, &waiter);
     assign(app, exchange.request().identity, call.request);
     require_queue(app, *engine, call.request);
     std::string text(prompt->get_string());

@@ -40,7 +40,4 @@ Answer health(Application&, Exchange&);
 Answer status(Application&, Exchange&);
 Answer metrics(Application&, Exchange&);
 
-/// How far a load is: its stage, and a part of 1 where that is known.
-json::object loading_json(const LoadProgress& load);
-
 }  // namespace glmd::endpoints

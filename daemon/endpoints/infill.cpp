@@ -82,7 +82,8 @@ void add(Usage& sum, const Usage& usage) {
 Answer create_infill(Application& app, Exchange& exchange) {
     std::optional<std::string> model;
     Call call = read_call(parse_body(exchange.request().body), model);
-    const std::shared_ptr<Engine> engine = co_await app.require_engine(model, exchange.request().identity);
+    LoadWaiter waiter{exchange, call.stream};
+    const std::shared_ptr<Engine> engine = co_await app.require_engine(model, exchange.request().identity, &waiter);
     assign(app, exchange.request().identity, call.request);
     require_blanks(*engine, model_id_of(engine->model().path), call.text);
     require_queue(app, *engine, call.request);

@@ -156,7 +156,8 @@ Answer create_response(Application& app, Exchange& exchange) {
     const Identity& identity = exchange.request().identity;
     json::object body = parse_body(exchange.request().body);
     ResponseCall call = read_call(body);
-    std::shared_ptr<Engine> engine = co_await app.require_engine(call.model, identity);
+    LoadWaiter waiter{exchange, call.stream};
+    std::shared_ptr<Engine> engine = co_await app.require_engine(call.model, identity, &waiter);
     GenerationRequest request;
     request.service_class = call.service_class;
     assign(app, identity, request);

@@ -56,13 +56,6 @@ json::object device(const DeviceFacts& facts) {
 
 }  // namespace
 
-json::object loading_json(const LoadProgress& load) {
-    const std::uint64_t total = load.total;
-    json::object o{{"stage", load.stage.load()}, {"progress", nullptr}};
-    if (total > 0) o["progress"] = std::min(1.0, double(load.done) / double(total));
-    return o;
-}
-
 Answer status(Application& app, Exchange& exchange) {
     const auto [counts, condition] = co_await app.storage.call([](SessionStore& store) { return std::pair(store.counts(), store.condition()); });
     const DeviceFacts facts = co_await run_on(app.text_pool, [] { return device_facts(); });

@@ -110,7 +110,8 @@ Answer create_summary(Application& app, Exchange& exchange) {
     const Identity& identity = exchange.request().identity;
     Request request = read_request(parse_body(exchange.request().body));
     exchange.request().body.clear();
-    std::shared_ptr<Engine> engine = co_await app.require_engine(request.model, identity);
+    LoadWaiter waiter{exchange, request.stream};
+    std::shared_ptr<Engine> engine = co_await app.require_engine(request.model, identity, &waiter);
     {
         GenerationRequest mine;
         mine.service_class = request.call.service_class;

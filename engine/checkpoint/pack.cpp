@@ -23,6 +23,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <utility>
 
 #include "engine/available_memory.h"
 #include "engine/checkpoint/gguf_writer.h"
@@ -77,13 +78,22 @@ std::string errno_sentence(const std::string& what) {
 /// what a crash left behind is overwritten and never more than one copy lies in the cache.
 class OutputFile {
 public:
-    explicit OutputFile(const std::string& final_path) : final_(final_path), temporary_(final_path + ".part") {
+    /// While another process writes, others(bytes) is told how far that is; it grows with every sign of life.
+    OutputFile(const std::string& final_path, const std::function<void(std::size_t)>& others) : final_(final_path), temporary_(final_path + ".part") {
         for (;;) {
             fd_ = ::open(temporary_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
             if (fd_ < 0) throw ModelError(errno_sentence("cannot write the packed weights to " + temporary_));
-            struct stat mine {}, named {};
-            while (::flock(fd_, LOCK_EX) != 0 && errno == EINTR) {}
-            ::fstat(fd_, &mine);
+            struct stat mine = state_of(fd_), named {};
+            std::pair<time_t, long> last;
+            for (std::size_t touched = 0; ::flock(fd_, LOCK_EX | LOCK_NB) != 0 && (errno == EWOULDBLOCK || errno == EINTR); ::usleep(50000)) {
+                waited_ = true;
+                const off_t before = std::exchange(mine, state_of(fd_)).st_size;
+                const std::pair now(mine.st_mtim.tv_sec, mine.st_mtim.tv_nsec);
+                if (std::exchange(last, now) == now) continue;
+                touched += mine.st_size == before;
+                others(static_cast<std::size_t>(mine.st_size) + touched);
+            }
+            mine = state_of(fd_);
             if (::stat(temporary_.c_str(), &named) == 0 && mine.st_ino == named.st_ino && mine.st_dev == named.st_dev) break;
             ::close(fd_);  // the one before us finished or gave up while we waited: this is no longer the temporary file
         }
@@ -113,6 +123,10 @@ public:
         if (::fdatasync(fd_) != 0) throw ModelError(errno_sentence("cannot write the packed weights"));
     }
     const std::string& temporary_path() const { return temporary_; }
+    /// A sign of life for those who wait, where nothing is written.
+    void touch() { ::futimens(fd_, nullptr); }
+    /// Somebody else has just written the whole file.
+    bool there_already() const { return waited_ && ::access(final_.c_str(), R_OK) == 0; }
     void finish() {
         if (::fsync(fd_) != 0 || ::rename(temporary_.c_str(), final_.c_str()) != 0)
             throw ModelError(errno_sentence("cannot write the packed weights"));
@@ -121,9 +135,15 @@ public:
     }
 
 private:
+    static struct stat state_of(int fd) {
+        struct stat state {};
+        ::fstat(fd, &state);
+        return state;
+    }
     static constexpr std::size_t most_unsynced = std::size_t(256) << 20;
     std::string final_, temporary_;
     int fd_ = -1;
+    bool waited_ = false;
     std::size_t unsynced_ = 0;
 };
 
@@ -278,7 +298,10 @@ void pack_model(const std::string& gguf_path, const PackedPaths& paths, const We
     auto fingerprint = recorded_fingerprint(file);
     if (!fingerprint && backend) total += static_cast<std::size_t>(config.layers);  // each counts like a byte
 
-    OutputFile out(paths.weights);
+    OutputFile out(paths.weights, [&](std::size_t written) {
+        if (progress) progress(written, size.file + static_cast<std::size_t>(config.layers));
+    });
+    if (out.there_already()) return;
     std::vector<Record> directory;
     std::uint64_t offset = page;
     each_group(file, recipes, [&](const PackRecipe& recipe, const std::string& name, const auto& tensors, std::int64_t rows, std::int64_t cols) {
@@ -322,7 +345,10 @@ void pack_model(const std::string& gguf_path, const PackedPaths& paths, const We
         PackedFile packed(out.temporary_path());
         if (available > 0 && size.file >= available) packed.stream();
         // Layer by layer, as the peak of memory is promised.
-        fingerprint = make_fingerprint(*backend, file, packed, [&] { if (progress && done < total) progress(++done, total); });
+        fingerprint = make_fingerprint(*backend, file, packed, [&] {
+            out.touch();
+            if (progress && done < total) progress(++done, total);
+        });
     }
     write_metadata(file, paths.metadata, fingerprint ? &*fingerprint : nullptr);
     out.finish();  // last: the weights' presence says that both files are whole
