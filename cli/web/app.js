@@ -50,6 +50,7 @@ let session = null;      // the open one's id
 let running = null;      // AbortController of an answer
 let summarizing = null;
 const t = name => words[language][name] ?? name;
+const loading = event => t("loading") + (event.progress ? ` ${Math.round(100 * event.progress)} %` : " …");
 
 // ---- the service
 
@@ -339,6 +340,7 @@ async function say(text) {
         drawn = true;
         note("");
       } else if (event.type === "response.queued") note(t("waiting") + " …");
+      else if (event.type === "glm.model.loading") note(loading(event));
       else if (event.type === "glm.compaction.in_progress") note(t("summarizing") + " …");
       else if (event.type === "glm.compaction.completed") {
         compaction(event.item);
@@ -406,6 +408,8 @@ async function summarize() {
         const left = event.seconds_left;
         $("stage").textContent = t(event.stage) + (event.total ? ` ${event.done}/${event.total}` : "") +
           (left > 0 ? " · " + t("left") + " " + (left < 90 ? Math.ceil(left) + " " + t("seconds") : Math.ceil(left / 60) + " " + t("minutes")) : "");
+      } else if (event.type === "glm.model.loading") {
+        $("stage").textContent = loading(event);
       } else if (event.type === "glm.summary.completed" || event.type === "glm.summary.incomplete") {
         ended = event.summary;
       }
