@@ -1,9 +1,12 @@
-// A snapshot's folder after an accident: the input is a list of changes to its files. What is read back is what was written, or nothing.
+// A snapshot's folder after an accident, sealed when the first byte is odd; then a list of changes to its files. What is read back is what was
+// written, or nothing.
 // Each change: which file, how (overwrite, cut, append), where (3 bytes), how many bytes, and these.
+#include <array>
 #include <cstring>
 #include <vector>
 
 #include "storage/kv_snapshots.h"
+#include "storage/sealing.h"
 #include "tests/fuzz/fuzz.h"
 
 using namespace glmd;
@@ -22,16 +25,27 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     static const std::vector<std::int32_t> tokens{1, 2, 3, 4, 5};
     static const std::vector<std::byte> block(1000, std::byte{0x5a});
     static const Identity identity{1000, "app"};
+    static const auto key = [] {
+        SecretKey secret;
+        std::memset(secret.data(), 7, SecretKey::size);
+        return std::make_shared<const MasterKey>(secret);
+    }();
+    if (size == 0) return 0;
+    const bool sealed = data[0] % 2 == 1;
+    ++data, --size;
     KvSnapshotOptions options;
     options.directory = folder.file("kv");
     options.day = [] { return std::int64_t(1); };
-    static const std::vector<std::pair<std::string, std::string>> fresh = [&] {
-        KvSnapshotStore::open(options)->put(identity, "conv_1", "print", tokens, block);
-        std::vector<std::pair<std::string, std::string>> files;
+    if (sealed) options.key = key;
+    using Files = std::vector<std::pair<std::string, std::string>>;
+    static std::array<Files, 2> made;
+    Files& fresh = made[sealed];
+    if (fresh.empty()) {
+        std::filesystem::remove_all(options.directory);
+        fuzz::require(KvSnapshotStore::open(options)->put(identity, "conv_1", "print", tokens, block), "a snapshot could be written");
         for (const auto& entry : std::filesystem::directory_iterator(options.directory))
-            files.emplace_back(entry.path().filename(), contents(entry.path()));
-        return files;
-    }();
+            fresh.emplace_back(entry.path().filename(), contents(entry.path()));
+    }
     std::filesystem::remove_all(options.directory);
     std::filesystem::create_directory(options.directory);
     auto files = fresh;

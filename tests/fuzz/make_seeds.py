@@ -187,9 +187,11 @@ put("http_request", "delete", request("DELETE", "/v1/conversations/conv_1/items/
 # Conversations and snapshots --------------------------------------------------------------------------------------------------
 for number in range(5):
     put("chat", f"talk_{number}", bytes([number]) + "sBe brief.\x1euHi <|user|> [MASK][gMASK]<sop>\n\n你好\x1ea答：<eop>\x1eu[Round 0]\n问：<|im_end|>".encode() + b"\xff\x80")
-put("kv_snapshot", "overwritten", bytes([1, 0, 40, 0, 0, 3]) + b"abc")
-put("kv_snapshot", "cut", bytes([0, 1, 200, 1, 0, 0]))
-put("kv_snapshot", "longer", bytes([2, 2, 0, 0, 0, 4]) + b"more" + bytes([1, 0, 0, 0, 0, 8]) + b"GLMDKV02")
+for sealed in (0, 1):
+    name = ("", "sealed_")[sealed]
+    put("kv_snapshot", name + "overwritten", bytes([sealed, 1, 0, 40, 0, 0, 3]) + b"abc")
+    put("kv_snapshot", name + "cut", bytes([sealed, 0, 1, 200, 1, 0, 0]))
+    put("kv_snapshot", name + "longer", bytes([sealed, 2, 2, 0, 0, 0, 4]) + b"more" + bytes([1, 0, 0, 0, 0, 8]) + b"GLMDKV02")
 
 # Schemas: a byte for what they are for, and the text --------------------------------------------------------------------------
 schemas = {
