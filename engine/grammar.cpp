@@ -132,8 +132,8 @@ void text_with(RuleBuilder& rule, int from, std::string_view mark, int called) {
 /// What stands between a name and its arguments, and behind these.
 std::pair<std::string_view, std::string_view> around_arguments(CallForm::Kind form) {
     switch (form) {
-        case CallForm::Kind::json: return {"\", \"arguments\": ", "}\n</tool_call>"};
-        case CallForm::Kind::python: return {" ```python\ntool_call(", ")\n```"};
+        case CallForm::Kind::json: return {call_marks::arguments, call_marks::close};
+        case CallForm::Kind::python: return {call_marks::python_open, call_marks::python_close};
         case CallForm::Kind::name_line: break;
     }
     return {};
@@ -175,15 +175,15 @@ std::shared_ptr<const Grammar> Compiler::tool_calls(std::span<const ToolSchema> 
         const bool any_text = !form.calls_only && form.text.empty();
         if (form.kind == CallForm::Kind::json) {
             const int open = rule.state();
-            int name = rule.literal(open, "\n{\"name\": \"");
+            int name = rule.literal(open, call_marks::name);
             for (std::size_t i = 0; i < tools.size(); ++i) rule.literal(name, tools[i].name, called[i]);
             if (any_text) {
-                text_with(rule, rule.start(), "<tool_call>", open);
+                text_with(rule, rule.start(), call_marks::open, open);
             } else {
-                rule.literal(rule.start(), "<tool_call>", open);
-                rule.literal(rule.start(), " <tool_call>", open);
+                rule.literal(rule.start(), call_marks::open, open);
+                rule.literal(rule.start(), " " + std::string(call_marks::open), open);
             }
-            if (form.several) rule.literal(end, "\n<tool_call>", open);
+            if (form.several) rule.literal(end, "\n" + std::string(call_marks::open), open);
         } else {
             names(rule, rule.start(), tools, called, any_text);
             if (form.several) {

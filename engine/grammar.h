@@ -41,6 +41,11 @@ struct CallForm {
     bool several = true;       // calls in one answer: GLM's are separated by <|assistant|>
     std::string text = {};     // a JSON schema of what may be said instead; empty: anything, and calls may follow it
 };
+/// What stands around a call's name and arguments: the grammar demands it, ToolCallReader (engine/tools.h) skips it.
+namespace call_marks {
+inline constexpr std::string_view open = "<tool_call>", name = "\n{\"name\": \"", arguments = "\", \"arguments\": ", close = "}\n</tool_call>";
+inline constexpr std::string_view python_open = " ```python\ntool_call(", python_close = ")\n```";
+}  // namespace call_marks
 struct ToolSchema {
     std::string name, parameters;  // a JSON schema
 };

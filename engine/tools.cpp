@@ -11,7 +11,6 @@ namespace json = boost::json;
 
 namespace {
 
-constexpr std::string_view call_open = "<tool_call>", call_name = "\n{\"name\": \"", python_open = " ```python\ntool_call(", python_close = "\n```";
 constexpr std::string_view glm4_system =
     "你是一个名为 ChatGLM 的人工智能助手。你是基于智谱AI训练的语言模型 GLM-4 模型开发的，你的任务是针对用户的问题和要求提供适当的答复和支持。\n\n";
 constexpr std::string_view chatglm3_system = "Answer the following questions as best as you can. You have access to the following tools:\n";
@@ -104,10 +103,10 @@ std::vector<ChatMessage> with_tools(std::vector<ChatMessage> messages, std::span
         if (calls.empty() || !message.content.empty()) out.push_back(std::move(message));
         std::string together;
         for (const ToolCall& call : calls) {
-            if (form == CallForm::Kind::python) out.push_back({"assistant", std::string(python_open) + keywords(call.arguments) + ")" + std::string(python_close), call.name});
+            if (form == CallForm::Kind::python) out.push_back({"assistant", std::string(call_marks::python_open) + keywords(call.arguments) + std::string(call_marks::python_close), call.name});
             if (form == CallForm::Kind::name_line) out.push_back({"assistant", call.arguments, call.name});
             if (form == CallForm::Kind::json)
-                together += (together.empty() ? "" : "\n") + std::string(call_open) + "\n{\"name\": " + json::serialize(json::value(call.name)) + ", \"arguments\": " + call.arguments + "}\n</tool_call>";
+                together += (together.empty() ? "" : "\n") + std::string(call_marks::open) + "\n{\"name\": " + json::serialize(json::value(call.name)) + ", \"arguments\": " + call.arguments + std::string(call_marks::close);
         }
         if (!together.empty()) out.push_back({"assistant", std::move(together)});
     }
@@ -137,9 +136,9 @@ bool ToolCallReader::read_start() {
     std::string_view held = held_;
     if (held.starts_with(' ')) held.remove_prefix(1);
     if (form_ == CallForm::Kind::json) {
-        if (held != call_open) return call_open.starts_with(held);
+        if (held != call_marks::open) return call_marks::open.starts_with(held);
         held_.clear();
-        skip(call_name, State::name);
+        skip(call_marks::name, State::name);
         return true;
     }
     for (const std::string& name : names_) {
@@ -149,7 +148,7 @@ bool ToolCallReader::read_start() {
             held_.clear();
             called_ = true;
             first_ = true;
-            if (form_ == CallForm::Kind::python) skip(python_open, State::keyword);
+            if (form_ == CallForm::Kind::python) skip(call_marks::python_open, State::keyword);
             else depth_ = 0, state_ = State::object;
             return true;
         }
@@ -184,12 +183,12 @@ void ToolCallReader::read(std::string_view text) {
                     break;
                 }
                 held_ += c;
-                if (held_ == call_open) {
+                if (held_ == call_marks::open) {
                     held_.clear();
-                    skip(call_name, State::name);
+                    skip(call_marks::name, State::name);
                     break;
                 }
-                while (!held_.empty() && !call_open.starts_with(held_)) {
+                while (!held_.empty() && !call_marks::open.starts_with(held_)) {
                     if (!called_) say(Event::Kind::text, held_.substr(0, 1));  // between calls there are line breaks
                     held_.erase(0, 1);
                 }
@@ -203,13 +202,13 @@ void ToolCallReader::read(std::string_view text) {
                 held_.clear();
                 called_ = true;
                 depth_ = 0;
-                skip(", \"arguments\": ", State::object);
+                skip(call_marks::arguments.substr(1), State::object);
                 break;
             case State::keyword:
                 if (c == ')') {
                     say(Event::Kind::arguments, first_ ? "{}" : "}");
                     say(Event::Kind::end, {});
-                    skip(python_close, State::start);
+                    skip(call_marks::python_close.substr(1), State::start);
                 } else if (c == '=') {
                     say(Event::Kind::arguments, (first_ ? "{\"" : ", \"") + held_ + "\": ");
                     held_.clear();
@@ -239,7 +238,7 @@ void ToolCallReader::read(std::string_view text) {
                     ++depth_;
                 } else if ((c == '}' || c == ']') && --depth_ == 0 && state_ == State::object) {
                     say(Event::Kind::end, {});
-                    if (form_ == CallForm::Kind::json) skip("}\n</tool_call>", State::text);
+                    if (form_ == CallForm::Kind::json) skip(call_marks::close, State::text);
                     else state_ = State::start;
                 }
                 break;
