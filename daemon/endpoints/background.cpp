@@ -161,9 +161,11 @@ asio::awaitable<void> Background::run(std::unique_ptr<GenerationRun> run, [[mayb
     std::string text;
     for (bool more = true; more;) {
         more = co_await run->next(text, checkpoints.next(response_.output.content.size()), place_ == 0 ? nullptr : &place_);
-        if (!text.empty() || !more) place_ = 0;
-        answer_.push(text, !more);
-        response_.output.content = answer_.content();
+        if (!text.empty() || !more) {
+            place_ = 0;
+            answer_.push(text, !more);
+            response_.output.content = answer_.content();
+        }
         if (more) checkpoints.note(response_, response_.output.content.size());
         changes_.note();
     }
