@@ -164,8 +164,8 @@ class Daemon:
 
     def running(self):
         """How many generations run now."""
-        status = self.get("/v1/glm/status")
-        return status["engine"]["running"]
+        engine = self.get("/v1/glm/status")["engine"]
+        return engine and engine["running"]   # None: no model is loaded
 
     def open_stream(self, path, body):
         """Sends a request and returns (connection, response) with the body unread."""
@@ -174,6 +174,13 @@ class Daemon:
         response = connection.getresponse()
         assert response.status == 200, (response.status, response.read())
         return connection, response
+
+
+def events(response):
+    """The data of a stream's events, as they come."""
+    for line in response:
+        if line.startswith(b"data: {"):
+            yield json.loads(line[6:])
 
 
 def read_deltas(response, characters):

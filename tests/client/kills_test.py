@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 
-from glmd_fixture import Daemon, UnixConnection
+from glmd_fixture import Daemon, UnixConnection, events
 
 KILLS = int(os.environ.get("GLMD_KILLS", "20"))
 CLIENTS = 4
@@ -44,20 +44,14 @@ class Talker(threading.Thread):
         response = connection.getresponse()
         assert response.status == 200, response.read()
         turn = None
-        while True:
-            line = response.readline()
-            if not line:
-                if turn and turn[1] is not None:
-                    return
-                raise EOFError
-            if not line.startswith(b"data: {"):
-                continue
-            event = json.loads(line[6:])
+        for event in events(response):
             if event["type"] == "response.created":
                 turn = [said, None]
                 self.sessions[session].append(turn)
             if event["type"] in ("response.completed", "response.incomplete"):
                 turn[1] = event["response"]["output"][0]["content"][0]["text"]
+        if not turn or turn[1] is None:
+            raise EOFError
 
 
 def check(daemon, sessions):

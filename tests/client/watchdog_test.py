@@ -1,7 +1,6 @@
 """The watchdog is fed while a load gets on, and by nothing else: a load that hangs (here its packer is stopped) isn't fed, one that
 goes on is again; nor is one that waits for another process's packing, unless that gets on. Streams are told of the load meanwhile."""
 import fcntl
-import json
 import os
 import signal
 import socket
@@ -9,7 +8,7 @@ import tempfile
 import threading
 import time
 
-from glmd_fixture import Daemon, eventually
+from glmd_fixture import Daemon, events, eventually
 
 
 class Notifications(threading.Thread):
@@ -47,9 +46,9 @@ def packer_of(pid):
 def events_of(daemon):
     """All of a stream's."""
     connection, response = daemon.open_stream("/v1/responses", {"input": "Say hello.", "max_output_tokens": 16})
-    lines = response.read().decode().splitlines()
+    told = list(events(response))
     connection.close()
-    return [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    return told
 
 
 config = tempfile.NamedTemporaryFile("w", suffix=".toml")
